@@ -1,0 +1,268 @@
+"""The command `wan-tutorial`: make a video, look into a model file, ask what this machine can run.
+
+Stands in front of the pipeline and adds nothing to it: words become settings here, and a `WanError` becomes one
+sentence. Nothing heavy is imported until a command needs it, so help and mistakes in arguments are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wan_tutorial.errors import WanError
+
+if TYPE_CHECKING:
+    from wan_tutorial.machine.hardware import StageUse
+    from wan_tutorial.pipeline import Pipeline, Result
+    from wan_tutorial.sizes import VideoSize
+
+STARTED = time.perf_counter()
+
+EXAMPLES = """examples:
+  wan-tutorial generate "a sword in a pile of burning wood, dark background"
+  wan-tutorial generate "a blue campfire on the sea shore" --negative "blurry" --seed 7 --output outputs/shore.mp4
+  wan-tutorial generate "an axe beside the fire" --steps 8 --guidance 4 --sampler euler --strip
+  wan-tutorial inspect assets/mini/Wan2.1_mini_VACE-Q3_K_S.gguf
+  wan-tutorial doctor
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for a request that cannot be, 130 when interrupted."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except WanError as error:
+        print(f"wan-tutorial: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nwan-tutorial: stopped; no file is left half-written.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `wan-tutorial inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The three commands and their options."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="wan-tutorial",
+        description="Text-to-video diffusion with Wan2.1-VACE: a scale model for any computer, or the real one.",
+        epilog=EXAMPLES,
+        formatter_class=shape,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    generate = commands.add_parser(
+        "generate",
+        help="paint a video from a prompt",
+        description="Paint a video from a prompt. Settings that are not given are the model's own.",
+        epilog=EXAMPLES,
+        formatter_class=shape,
+    )
+    _add_generate_options(generate)
+    generate.set_defaults(run=run_generate)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="see what is in a model file",
+        description="See what is in a GGUF or safetensors file: architecture, tensors, types and sizes.",
+    )
+    inspect.add_argument("file", metavar="FILE", help="a .gguf or .safetensors file")
+    inspect.add_argument("--tensors", action="store_true", help="list every tensor with its shape and type")
+    inspect.set_defaults(run=run_inspect)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="see what this machine has and what it can run",
+        description="See what this machine has, and which models run on it, and why.",
+    )
+    doctor.set_defaults(run=run_doctor)
+    return parser
+
+
+def _add_generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help="what to see, in words")
+    add = parser.add_argument_group("what to paint").add_argument
+    add("--negative", metavar="TEXT", default="", help="what not to see (default: nothing)")
+    add(
+        "--seed", type=int, default=0, metavar="N", help="another seed, another video; 0 or more (default: 0)"
+    )
+    add("--size", metavar="WxH", help="pixels, multiples of 16, such as 96x96")
+    add("--frames", type=int, metavar="N", help="length in frames, 4k + 1, such as 13")
+    add = parser.add_argument_group("how to sample").add_argument
+    add("--steps", type=int, metavar="N", help="moves from noise to video; more is slower and finer (20)")
+    add(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="how hard to follow the prompt; ComfyUI's cfg (6); 1 is off",
+    )
+    add("--shift", type=float, metavar="S", help="how long to stay among the high noise levels (8)")
+    add(
+        "--sampler",
+        metavar="NAME",
+        help="uni_pc, uni_pc_bh2, uni_pc_diffusers, dpmpp_2m, euler, heun (uni_pc)",
+    )
+    add(
+        "--scheduler",
+        metavar="NAME",
+        help="noise levels: simple, normal, sgm_uniform, beta as in ComfyUI, diffusers, official (simple)",
+    )
+    add = parser.add_argument_group("which model").add_argument
+    add(
+        "--model", default="mini", metavar="NAME", help="mini, mini-f16 or wan2.1-vace-14b-q3 (default: mini)"
+    )
+    add("--transformer", metavar="FILE", help="your own file in place of the model's (.gguf)")
+    add("--text-encoder", metavar="FILE", help="the same (.safetensors)")
+    add("--vae", metavar="FILE", help="the same (.safetensors)")
+    add("--device", metavar="NAME", help="cpu or cuda (default: a GPU if there is one)")
+    add = parser.add_argument_group("what to write").add_argument
+    add(
+        "--output",
+        type=Path,
+        default=Path("outputs/video.mp4"),
+        metavar="FILE",
+        help="default: outputs/video.mp4",
+    )
+    add("--strip", action="store_true", help="also write a film strip beside it, FILE_strip.png")
+    add(
+        "--enlarge",
+        type=int,
+        default=1,
+        metavar="N",
+        help="write the mp4 N times larger, for the eye (default: 1)",
+    )
+    add("--quiet", action="store_true", help="no progress bars and no notices")
+
+
+# --------------------------------------------------------------------------------------------------- generate
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    """Check the request, make the video, write it, and say what it took."""
+    from wan_tutorial.show.video import check_times, check_video_path, film_strip, write_picture, write_video
+
+    output = check_video_path(options.output)
+    check_times(options.enlarge)
+    size = read_size(options)
+    pipe = load_pipeline(options)
+    result = pipe.generate(
+        options.prompt,
+        negative=options.negative,
+        seed=options.seed,
+        size=size,
+        steps=options.steps,
+        guidance=options.guidance,
+        shift=options.shift,
+        sampler=options.sampler,
+        scheduler=options.scheduler,
+        progress=not options.quiet,
+    )
+    began = time.perf_counter()
+    written = [write_video(result.video, output, fps=result.fps, times=options.enlarge)]
+    if options.strip:
+        strip = film_strip(result.video, fps=result.fps, title=result.prompt)
+        written.append(write_picture(strip, output.with_name(f"{output.stem}_strip.png")))
+    print_report(pipe, result, written, time.perf_counter() - began)
+    return 0
+
+
+def read_size(options: argparse.Namespace) -> VideoSize | None:
+    """--size and --frames over the model's own size; None where neither is given."""
+    from wan_tutorial.machine.weights import find_model
+    from wan_tutorial.sizes import VideoSize
+
+    own = find_model(options.model).size
+    if options.size is None and options.frames is None:
+        return None
+    pixels = options.size or f"{own.width}x{own.height}"
+    if pixels.lower().count("x") != 1:
+        raise WanError(
+            f"--size is WIDTHxHEIGHT in pixels, such as 96x96, not {pixels!r}; --frames has the length."
+        )
+    frames = own.frames if options.frames is None else options.frames
+    return VideoSize.parse(f"{pixels}x{frames}")
+
+
+def load_pipeline(options: argparse.Namespace) -> Pipeline:
+    """The pipeline that the options ask for."""
+    from wan_tutorial.pipeline import load
+
+    return load(
+        options.model,
+        transformer=options.transformer,
+        text_encoder=options.text_encoder,
+        vae=options.vae,
+        device=options.device,
+        progress=not options.quiet,
+    )
+
+
+def print_report(pipe: Pipeline, result: Result, written: Sequence[Path], writing: float) -> None:
+    """Where the files are, how to make them again, and what each stage took."""
+    s = result.settings
+    print()
+    for path in written:
+        print(f"wrote     {path}")
+    print(f"model     {result.model}, {pipe.files['transformer'].name}")
+    print(
+        f"video     {result.size.width}x{result.size.height}, {result.size.frames} frames at {result.fps} a second"
+    )
+    print(
+        f"settings  seed {result.seed}, {s.steps} steps, guidance {s.guidance:g}, shift {s.shift:g}, "
+        f"{s.sampler}, {s.scheduler}"
+    )
+    for use in (*pipe.meter.stages, *result.stages):
+        print(f"{use.name:9} {use.seconds:5.1f} s, {spoken_peak(use)}")
+    print(f"write     {writing:5.1f} s")
+    print(f"in all    {time.perf_counter() - STARTED:5.1f} s, with the start of Python and its libraries")
+
+
+def spoken_peak(use: StageUse) -> str:
+    """The memory peak of a stage, in words."""
+    from wan_tutorial.machine.hardware import spoken_bytes
+
+    gpu = "" if use.gpu_memory_peak is None else f", {spoken_bytes(use.gpu_memory_peak)} on the GPU"
+    return f"memory peak {spoken_bytes(use.memory_peak)}{gpu}"
+
+
+# ------------------------------------------------------------------------------------------ inspect and doctor
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """Print what a model file holds."""
+    from wan_tutorial.files import inspect_file
+
+    summary = inspect_file(options.file)
+    print(summary.page(tensors=len(summary.header.entries)) if options.tensors else summary)
+    return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Print what this machine has and which models it runs."""
+    from wan_tutorial.machine.hardware import judge_models, read_machine, spoken_bytes
+    from wan_tutorial.machine.weights import MODELS
+
+    machine = read_machine()
+    gpu = f"{machine.gpu}, {spoken_bytes(machine.gpu_memory)}" if machine.gpu else "none that PyTorch can use"
+    print("this machine")
+    print(f"  system     {machine.system}, Python {machine.python}, PyTorch {machine.torch}")
+    print(f"  processor  {machine.cores} cores")
+    print(f"  memory     {spoken_bytes(machine.memory)}, {spoken_bytes(machine.memory_free)} free")
+    print(f"  GPU        {gpu}")
+    print(f"  disk       {spoken_bytes(machine.disk_free)} free here")
+    print("\nmodels")
+    for verdict in judge_models(machine):
+        print(f"  {verdict.model:20} {'runs' if verdict.runs else 'does not run here'}: {verdict.why}")
+        print(f"  {'':20} {MODELS[verdict.model].title}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

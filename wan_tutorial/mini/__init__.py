@@ -1,0 +1,1 @@
+"""The scale model: its world, its training and its judge; the other rooms of the package know nothing of it."""

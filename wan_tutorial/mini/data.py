@@ -1,0 +1,61 @@
+"""Training data: fireside videos rendered once into a file that every training stage reads.
+
+Rendering one video costs more than a training step on it, so the videos are drawn ahead into a flat uint8 file
+(a memory map, a few hundred KB a video) and every scene can be drawn again from its seed alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .world import Scene, draw_scene, render
+
+BATCH = 16
+
+
+@dataclass
+class VideoPool:
+    """`count` training videos of one size on disk; video i shows the scene drawn from seed `first_seed + i`."""
+
+    folder: Path
+    count: int
+    frames: int = 13
+    height: int = 96
+    width: int = 96
+    split: str = "train"
+    first_seed: int = 0
+
+    @property
+    def path(self) -> Path:
+        size = f"{self.width}x{self.height}x{self.frames}"
+        return self.folder / f"{self.split}-{size}-from{self.first_seed}.u8"
+
+    def scene(self, index: int) -> Scene:
+        return draw_scene(self.first_seed + index, split=self.split)
+
+    def videos(self) -> np.ndarray:
+        """(count, F, H, W, 3) uint8, a memory map; what is not yet on disk is rendered first."""
+        shape = (self.frames, self.height, self.width, 3)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = self.path.stat().st_size // int(np.prod(shape)) if self.path.exists() else 0
+        with self.path.open("ab") as file:
+            file.truncate(done * int(np.prod(shape)))  # a run that was cut may have left part of a video
+            for start in tqdm(range(done, self.count, BATCH), desc=f"render {self.path.name}", disable=done >= self.count):
+                scenes = [self.scene(i) for i in range(start, min(start + BATCH, self.count))]
+                video = render(scenes, height=self.height, width=self.width, frames=self.frames)
+                file.write(to_bytes(video).numpy().tobytes())
+        return np.memmap(self.path, mode="r", dtype=np.uint8, shape=(self.count, *shape))
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """Float pixels in [-1, 1] to uint8 in 0..255."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_pixels(video: np.ndarray) -> Tensor:
+    """uint8 (B, F, H, W, 3) to float pixels (B, 3, F, H, W) in [-1, 1], the layout of the VAE."""
+    return torch.from_numpy(np.ascontiguousarray(video)).movedim(-1, 1).float() / 127.5 - 1

@@ -1,0 +1,118 @@
+"""The training loop that every stage of the scale model shares: one schedule, one log, one kind of checkpoint.
+
+A stage gives `loss(step) -> (loss, figures)`; the loop does the rest: AdamW, warm-up and decay over the minutes
+it was given, averaged weights, a CSV of its curves and a checkpoint every few minutes, from which it resumes.
+"""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage trains, and how fast."""
+
+    minutes: float
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    averaging: float = 0.999  # of the averaged weights, once the run is long enough
+    save_minutes: float = 4.0
+
+
+def train(
+    model: nn.Module,
+    loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
+    *,
+    budget: Budget,
+    folder: Path,
+    parameters: Iterable[nn.Parameter] | None = None,
+) -> nn.Module:
+    """Train `model` in place until the minutes are used; returns the averaged model, in evaluation mode.
+
+    `folder` holds checkpoint.safetensors (weights and averages, float32), progress.csv (the curves) and the minutes
+    already used: the same call after an interruption goes on from there, with a fresh optimiser and warm-up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    average = deepcopy(model).eval().requires_grad_(False)
+    step, used = resume(model, average, folder)
+    wanted = list(parameters if parameters is not None else model.parameters())
+    optimiser = torch.optim.AdamW(wanted, lr=0.0, betas=(0.9, 0.98), weight_decay=budget.weight_decay)
+    began, saved, first_step = time.monotonic(), time.monotonic(), step
+    model.train()
+    while (elapsed := used + (time.monotonic() - began) / 60) < budget.minutes:
+        rate = budget.learning_rate * schedule(step - first_step, elapsed / budget.minutes, budget)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss, figures = loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(wanted, 1.0)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient at step {step} is {norm}: lower the learning rate.")
+        optimiser.step()
+        step += 1
+        update_average(average, model, min(budget.averaging, (1 + step) / (10 + step)))
+        if step % 20 == 0:
+            log(folder, step=step, minutes=elapsed, rate=rate, loss=loss.item(), **figures)
+        if time.monotonic() - saved > 60 * budget.save_minutes:
+            save(model, average, folder, step=step, minutes=elapsed)
+            saved = time.monotonic()
+    save(model, average, folder, step=step, minutes=budget.minutes)
+    return average
+
+
+def schedule(steps_since_start: int, progress: float, budget: Budget) -> float:
+    """Warm-up over the first steps, then a cosine from 1 down to 0.02 at the end of the minutes."""
+    warm = min(1.0, (steps_since_start + 1) / budget.warmup_steps)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, keep: float) -> None:
+    """Exponential moving average of the weights: average = keep * average + (1 - keep) * weights."""
+    pairs = zip(average.parameters(), model.parameters(), strict=True)
+    old, new = zip(*((a, b) for a, b in pairs if b.requires_grad), strict=True)
+    torch._foreach_lerp_(list(old), [parameter.detach() for parameter in new], 1 - keep)
+
+
+def save(model: nn.Module, average: nn.Module, folder: Path, *, step: int, minutes: float) -> None:
+    """Write weights and averages to checkpoint.safetensors, all or nothing."""
+    tensors = {f"weights.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor.contiguous() for name, tensor in average.state_dict().items()}
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # tied weights may not share memory in a file
+    save_file(tensors, folder / "writing.safetensors", metadata={"step": str(step), "minutes": str(minutes)})
+    os.replace(folder / "writing.safetensors", folder / "checkpoint.safetensors")
+    (folder / "used.txt").write_text(f"{step} {minutes}")
+
+
+def resume(model: nn.Module, average: nn.Module, folder: Path) -> tuple[int, float]:
+    """Load the checkpoint of an interrupted run, if there is one; returns the steps and minutes it had used."""
+    if not (folder / "checkpoint.safetensors").exists():
+        return 0, 0.0
+    tensors = load_file(folder / "checkpoint.safetensors")
+    model.load_state_dict({name[8:]: t for name, t in tensors.items() if name.startswith("weights.")})
+    average.load_state_dict({name[8:]: t for name, t in tensors.items() if name.startswith("average.")})
+    step, minutes = (folder / "used.txt").read_text().split()
+    return int(step), float(minutes)
+
+
+def log(folder: Path, **figures: float) -> None:
+    """Append one row to progress.csv."""
+    path = folder / "progress.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, figures)
+        if new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.6g}" for name, value in figures.items()})

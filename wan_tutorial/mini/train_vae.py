@@ -1,0 +1,72 @@
+"""Train the scale model's VAE: first on single frames, which teach the space fast, then on the full length.
+
+The network is Wan's own (`AutoencoderKLWan`), base_dim 16 with one residual block. A VAE trained on short clips
+does not hold over long ones, so the second part trains on all 13 frames.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..vae import VaeShape, channels_last, decode_full_length, encode_full_length, new_autoencoder
+from .data import VideoPool, to_pixels
+from .loop import Budget, train
+
+SHAPE = VaeShape(base_dim=16, res_blocks=1)
+KL_WEIGHT = 1e-4  # enough to keep the latents near a unit Gaussian, too little to blur
+
+
+def draw_crops(videos: np.ndarray, *, batch: int, frames: int, side: int, dice: np.random.Generator) -> Tensor:
+    """Random crops in space (and, for single frames, time), mirrored half of the time: (B, 3, frames, side, side)."""
+    count, length, height, width = videos.shape[:4]
+    crops = []
+    for _ in range(batch):
+        at = dice.integers(length - frames + 1)
+        y, x = dice.integers(height - side + 1), dice.integers(width - side + 1)
+        crop = videos[dice.integers(count), at : at + frames, y : y + side, x : x + side]
+        crops.append(crop[:, :, ::-1] if dice.random() < 0.5 else crop)
+    return to_pixels(np.stack(crops))
+
+
+def reconstruction_loss(output: Tensor, video: Tensor) -> Tensor:
+    """Absolute and squared error, plus the error of the differences between neighbours, which keeps edges sharp."""
+    error = output - video
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    if video.shape[2] > 1:
+        edges = edges + error.diff(dim=2).abs().mean()
+    return error.abs().mean() + 2 * error.square().mean() + edges
+
+
+def vae_loss(model: nn.Module, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of one batch, with the squared error and the KL divergence from a unit Gaussian for the log."""
+    with torch.autocast(video.device.type, torch.bfloat16):
+        mean, log_variance = encode_full_length(model, video).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        output = decode_full_length(model, latent).float()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return reconstruction_loss(output, video) + KL_WEIGHT * kl, (output - video).square().mean(), kl
+
+
+def train_vae(folder: Path, *, minutes: float, device: str = "cpu", compile: bool = False) -> nn.Module:
+    """Train for `minutes` (a fifth of them on single frames); checkpoints and curves go to folder/vae_*."""
+    torch.manual_seed(0)
+    videos = VideoPool(folder, 2560).videos()
+    model = channels_last(new_autoencoder(SHAPE).to(device))
+    loss_function = torch.compile(vae_loss) if compile else vae_loss
+    dice = np.random.default_rng()
+
+    def stage(name: str, share: float, *, batch: int, frames: int, side: int, rate: float) -> nn.Module:
+        def loss_of(step: int):
+            video = draw_crops(videos, batch=batch, frames=frames, side=side, dice=dice)
+            video = video.to(device).contiguous(memory_format=torch.channels_last_3d)
+            loss, squared, kl = loss_function(model, video)
+            return loss, {"psnr": 10 * np.log10(4 / squared.item()), "kl": kl.item()}
+
+        return train(model, loss_of, budget=Budget(minutes * share, learning_rate=rate), folder=folder / name)
+
+    average = stage("vae_frames", 0.2, batch=32, frames=1, side=64, rate=2e-3)
+    model.load_state_dict(average.state_dict())
+    return stage("vae_videos", 0.8, batch=4, frames=13, side=64, rate=1.5e-3)

@@ -1,0 +1,341 @@
+"""The whole diagram: a prompt goes in, a video comes out, and every stage between can be called by itself.
+
+    words -> encode_text -> embeddings ---+
+    seed  -> draw_noise  -> noise --------+-> denoise -> clean latent -> decode -> video
+
+`load` finds a model's files and builds its three networks; `Pipeline.generate` is the stages in a row. In: a prompt
+and settings, which the catalogue (`machine/weights.py`) fills in where none are given. Out: a `Result`.
+Upstream: diffusers' `WanVACEPipeline`, and the node graph of ComfyUI's VACE template.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wan_tutorial import noise as seeds
+from wan_tutorial.errors import WanError
+from wan_tutorial.files import read_tensors
+from wan_tutorial.machine.hardware import Placement, StageMeter, StageUse, place_model, read_machine
+from wan_tutorial.machine.weights import ROLES, ModelEntry, find_files, find_model
+from wan_tutorial.sampling import denoise as sampling
+from wan_tutorial.sampling.denoise import SamplingSettings
+from wan_tutorial.sampling.solvers import Step
+from wan_tutorial.sizes import VideoSize
+
+if TYPE_CHECKING:
+    from wan_tutorial.text import EncodedText
+
+_KINDS = {
+    "transformer": "transformer",
+    "text_encoder": "text encoder",
+    "vae": "vae",
+}  # as `files.describe` says them
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Two prompts as the transformer reads them: (tokens, dim) each, zero beyond a prompt's own tokens."""
+
+    positive: Tensor
+    negative: Tensor
+    positive_text: EncodedText | None = (
+        None  # where the embedding came from: cleaned prompt, token ids, pieces
+    )
+    negative_text: EncodedText | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished video and all that is needed to make it again."""
+
+    video: Tensor  # (frames, height, width, 3), float32 in [-1, 1]
+    latent: Tensor  # (1, 16, F, H, W), float32
+    model: str
+    prompt: str
+    negative: str
+    seed: int
+    size: VideoSize
+    settings: SamplingSettings
+    fps: int
+    stages: tuple[StageUse, ...]  # what each stage took
+    notices: tuple[str, ...]  # what a person should know about this request
+
+
+def load(
+    model: str = "mini",
+    *,
+    transformer: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    vae: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    widen_budget_bytes: int | None = None,
+    progress: bool = False,
+) -> Pipeline:
+    """Find a model's files, read them and build the pipeline; `wan.load("mini")` is the scale model.
+
+    `model` names an entry of the catalogue, whose settings hold; a path takes the place of one of its files. Device,
+    number format and the memory for widened weights are chosen for this machine where they are not given:
+    `pipe.placement` says what was chosen and why. Raises WanError for a file that is missing, damaged or of another
+    model.
+    """
+    entry = find_model(model)
+    files = find_files(entry, {"transformer": transformer, "text_encoder": text_encoder, "vae": vae})
+    placement = place_model(
+        entry, read_machine(), device=device, dtype=dtype, widen_budget_bytes=widen_budget_bytes
+    )
+    pipeline = Pipeline(entry, files, placement)
+    if entry.light:
+        with pipeline.meter.stage("load"):
+            for role in tqdm(ROLES, **_bar("load", progress)):
+                pipeline.part(role)
+    return pipeline
+
+
+class Pipeline:
+    """The three networks of one model, and the stages as verbs."""
+
+    def __init__(self, entry: ModelEntry, files: Mapping[str, Path], placement: Placement) -> None:
+        self.entry, self.files, self.placement = entry, dict(files), placement
+        self.meter = StageMeter(placement.device)  # what loading took
+        self._parts: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------------------------------- the networks
+
+    @property
+    def text_encoder(self) -> Any:
+        return self.part("text_encoder")
+
+    @property
+    def transformer(self) -> Any:
+        return self.part("transformer")
+
+    @property
+    def vae(self) -> Any:
+        return self.part("vae")
+
+    def part(self, role: str) -> Any:
+        """One of the networks; read from its file at the first call."""
+        if role not in self._parts:
+            file = read_tensors(self.files[role]).require(_KINDS[role])
+            try:
+                self._parts[role] = self._build(role, file.tensors)
+            except WanError as error:
+                raise WanError(f"{file.path.name}: {error}") from error
+        return self._parts[role]
+
+    def free(self, role: str) -> None:
+        """Give back the memory of a network that has done its work; a light model keeps them all."""
+        if not self.entry.light:
+            self._parts.pop(role, None)
+            if self.placement.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _build(self, role: str, tensors: Mapping[str, Any]) -> Any:
+        place = self.placement
+        if role == "transformer":
+            from wan_tutorial.transformer import build_transformer
+
+            return build_transformer(
+                tensors,
+                compute_dtype=place.dtype,
+                widen_budget_bytes=place.widen_budget_bytes,
+                device=place.device,
+            )
+        if role == "text_encoder":
+            from wan_tutorial.text import load_text_encoder
+
+            return load_text_encoder(tensors, device=place.device)
+        from wan_tutorial.vae import load_vae
+
+        return load_vae(tensors).to(place.device)
+
+    # --------------------------------------------------------------------------------------------- the stages
+
+    def encode_text(self, prompt: str, negative: str = "") -> TextEmbeddings:
+        """Words to embeddings: two prompts -> two tensors (tokens, dim), as long as the model was trained to see."""
+        length = self.entry.text_length
+        positive = self.text_encoder.encode(prompt, length)
+        avoided = self.text_encoder.encode(negative, length)
+        return TextEmbeddings(positive.embedding, avoided.embedding, positive, avoided)  # (L, D) each
+
+    def draw_noise(self, size: VideoSize | None = None, *, seed: int = 0) -> Tensor:
+        """A seed to noise: (1, 16, F, H, W), float32, the same on every machine."""
+        return seeds.draw_noise(size or self.entry.size, seed=seed)
+
+    def denoise(
+        self,
+        noise: Tensor,
+        text: TextEmbeddings,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        shift: float | None = None,
+        sampler: str | None = None,
+        scheduler: str | None = None,
+        denoise: float = 1.0,
+        start: Tensor | None = None,
+        vace_context: Tensor | None = None,
+    ) -> Iterator[Step]:
+        """Noise to a clean latent, one named Step at a time; the last step's `latent` goes to `decode`.
+
+        Settings that are not given are the model's own. `start`, a latent of the noise's shape, with `denoise` below
+        1: begin from this video, noised only that far. `vace_context` (1, 96, F, H, W): what the VACE blocks look at;
+        without one they rest.
+        """
+        settings = self.settings(
+            steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
+        )
+        device = self.placement.device
+        context = None if vace_context is None else vace_context.to(device)
+
+        def model(latent: Tensor, timestep: Tensor, words: Tensor) -> Tensor:
+            given = None if context is None else context.expand(len(latent), *context.shape[1:])
+            return self.transformer(latent, timestep, words, vace_context=given)
+
+        velocity_of = sampling.guided_velocity(
+            model,
+            text.positive[None].to(device),  # (1, L, D)
+            text.negative[None].to(device),
+            settings.guidance,
+            together=self.entry.light,
+        )
+        start = None if start is None else start.to(device)
+        return sampling.denoise(velocity_of, noise.to(device), settings=settings, start=start)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """A latent to pixels: (1, 16, F, H, W) -> video (frames, height, width, 3) in [-1, 1], on the CPU."""
+        return self.vae.decode(latent)[0].permute(1, 2, 3, 0).cpu()  # (3, f, h, w) -> (f, h, w, 3)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Pixels to a latent: (frames, height, width, 3) in [-1, 1] -> (1, 16, F, H, W)."""
+        return self.vae.encode(video.permute(3, 0, 1, 2)[None])  # (1, 3, f, h, w) ->
+
+    # ---------------------------------------------------------------------------------------------- all of it
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        negative: str = "",
+        seed: int = 0,
+        size: VideoSize | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        shift: float | None = None,
+        sampler: str | None = None,
+        scheduler: str | None = None,
+        denoise: float = 1.0,
+        start: Tensor | None = None,
+        progress: bool = True,
+    ) -> Result:
+        """A prompt to a video: text, noise, steps, decode.
+
+        Settings that are not given are the model's own; `start` is a video (frames, height, width, 3) of the same
+        size, to begin from when `denoise` is below 1. Raises WanError before any work for what cannot be done.
+        """
+        size = size or self.entry.size
+        settings = self.settings(
+            steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
+        )
+        notices = self.notices(prompt, negative, size)
+        _say(notices, progress)
+        meter = StageMeter(self.placement.device)
+        noise = self.draw_noise(size, seed=seed)
+        with meter.stage("text"), tqdm(total=1, **_bar("text", progress)) as bar:
+            text = self.encode_text(prompt, negative)
+            self.free("text_encoder")
+            bar.update()
+        cut = tuple(_cut_notices(text))
+        _say(cut, progress)
+        with meter.stage("steps"), tqdm(total=settings.steps, **_bar("steps", progress)) as bar:
+            clean = None if start is None else self.encode(start)
+            for step in self.denoise(noise, text, start=clean, **vars(settings)):
+                latent = step.latent
+                bar.update()
+            self.free("transformer")
+        with meter.stage("decode"), tqdm(total=1, **_bar("decode", progress)) as bar:
+            video = self.decode(latent)
+            self.free("vae")
+            bar.update()
+        return Result(
+            video=video,
+            latent=latent.cpu(),
+            model=self.entry.name,
+            prompt=prompt,
+            negative=negative,
+            seed=seed,
+            size=size,
+            settings=settings,
+            fps=self.entry.fps,
+            stages=tuple(meter.stages),
+            notices=notices + cut,
+        )
+
+    def settings(
+        self,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        shift: float | None = None,
+        sampler: str | None = None,
+        scheduler: str | None = None,
+        denoise: float = 1.0,
+    ) -> SamplingSettings:
+        """Sampling settings, the model's own where none are given; WanError for a value that cannot be."""
+        own = self.entry
+        return SamplingSettings(
+            steps=own.steps if steps is None else steps,
+            guidance=own.guidance if guidance is None else guidance,
+            shift=own.shift if shift is None else shift,
+            sampler=own.sampler if sampler is None else sampler,
+            scheduler=own.scheduler if scheduler is None else scheduler,
+            denoise=denoise,
+        )
+
+    def notices(self, prompt: str, negative: str, size: VideoSize) -> tuple[str, ...]:
+        """What a person should know about this request, one sentence each; none of it stops the work."""
+        return (*_text_notices(self.entry, prompt, negative), *_size_notices(self.entry, size))
+
+
+def _text_notices(entry: ModelEntry, prompt: str, negative: str) -> Iterator[str]:
+    if not prompt.strip():
+        yield "The prompt is empty: the model paints anything it has seen, guided only away from a negative prompt."
+    for words in (prompt, negative):
+        for word, nearest in entry.unknown_words(words) if entry.unknown_words else ():
+            known = f"; the nearest it knows: {', '.join(nearest)}" if nearest else ""
+            yield f"The model {entry.name} has never seen the word {word!r}{known}."
+
+
+def _size_notices(entry: ModelEntry, size: VideoSize) -> Iterator[str]:
+    if size not in entry.trained_sizes:
+        trained = ", ".join(map(str, entry.trained_sizes))
+        yield f"The model {entry.name} was trained on {trained}, not on {size}: it runs, but expect less of it."
+
+
+def _cut_notices(text: TextEmbeddings) -> Iterator[str]:
+    for encoded in (text.positive_text, text.negative_text):
+        if encoded and encoded.cut:
+            yield (
+                f"The prompt is longer than the {len(encoded.embedding)} tokens this model reads: "
+                f"its last {encoded.cut} are left out."
+            )
+
+
+def _say(notices: Iterable[str], progress: bool) -> None:
+    for notice in notices if progress else ():
+        print(notice, file=sys.stderr)
+
+
+def _bar(name: str, progress: bool) -> dict[str, Any]:
+    """How every progress bar looks."""
+    shape = "{desc} {bar:32} {n_fmt}/{total_fmt}  {elapsed} (left {remaining})"
+    return {"desc": f"{name:6}", "bar_format": shape, "disable": not progress, "file": sys.stderr}

@@ -1,0 +1,197 @@
+"""A video becomes something to look at: an mp4 file, or a film strip that reads from left to right.
+
+Comes after the last stage. In: frames, (frames, height, width, 3), as floats in [-1, 1] (what `decode` returns) or
+as uint8. Out: files and uint8 pictures. The mp4 is written by mediapy with the ffmpeg that imageio-ffmpeg carries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from wan_tutorial.errors import WanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Frames = Tensor | np.ndarray
+
+PAPER, INK, FAINT = (255, 255, 255), (38, 38, 38), (176, 176, 176)
+
+
+def to_uint8(video: Frames) -> np.ndarray:
+    """Pixels in [-1, 1] to whole numbers from 0 to 255; uint8 passes as it is. Any shape."""
+    pixels = np.asarray(video.cpu() if hasattr(video, "cpu") else video)
+    if pixels.dtype == np.uint8:
+        return pixels
+    return np.round((np.clip(pixels.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def to_frames(video: Frames) -> np.ndarray:
+    """`to_uint8` for a whole video, (frames, height, width, 3); WanError for anything of another shape."""
+    frames = to_uint8(video)
+    if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+        raise WanError(
+            f"A video has the shape (frames, height, width, 3), not {frames.shape}: pass what `decode` returns."
+        )
+    return frames
+
+
+def enlarge(frames: np.ndarray, times: int) -> np.ndarray:
+    """Frames (frames, height, width, 3), uint8, made `times` larger with a smooth filter, for the eye only."""
+    if check_times(times) == 1:
+        return frames
+    size = (frames.shape[2] * times, frames.shape[1] * times)
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.LANCZOS)) for frame in frames])
+
+
+def check_times(times: int) -> int:
+    """The number of times to enlarge by, if it is one."""
+    if times < 1:
+        raise WanError(f"A video is enlarged 1 time or more, not {times}: try 4.")
+    return times
+
+
+# -------------------------------------------------------------------------------------------------------- files
+
+
+def check_writable(path: str | Path) -> Path:
+    """Make sure a file can be written at `path` before hours are spent on its contents; makes its folder."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise WanError(f"The output must be a file, but {path} is a folder: try {path / 'video.mp4'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _complete_or_nothing(path) as partial:
+            partial.touch()
+            partial.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WanError(
+            f"The folder {path.parent} cannot be written ({reason}): choose another output."
+        ) from error
+    return path
+
+
+def check_video_path(path: str | Path) -> Path:
+    """`check_writable` for a video, which must be an mp4."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4" and not path.is_dir():
+        raise WanError(
+            f"A video is written as an .mp4 file, not {path.name!r}: try {path.stem or 'video'}.mp4."
+        )
+    return check_writable(path)
+
+
+@contextmanager
+def _complete_or_nothing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, with its ending; takes its place when all is well, vanishes otherwise."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        if partial.exists():
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_video(video: Frames, path: str | Path, *, fps: float, times: int = 1) -> Path:
+    """Write an mp4 (H.264) that browsers play; `times` enlarges a small video. The file appears complete or not."""
+    import imageio_ffmpeg
+    import mediapy
+
+    path = check_video_path(path)
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+    frames = enlarge(to_frames(video), times)
+    with _complete_or_nothing(path) as partial:
+        mediapy.write_video(partial, frames, fps=fps, codec="h264", crf=16)
+    return path
+
+
+def write_picture(picture: np.ndarray, path: str | Path) -> Path:
+    """Write a uint8 picture (height, width, 3), as PNG or whatever the path's ending says."""
+    path = check_writable(path)
+    with _complete_or_nothing(path) as partial:
+        Image.fromarray(picture).save(partial)
+    return path
+
+
+def read_video(path: str | Path) -> np.ndarray:
+    """Read a video file's frames: (frames, height, width, 3), uint8."""
+    import imageio_ffmpeg  # not mediapy: its reader asks for an option that newer ffmpegs have dropped
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WanError(f"There is no video at {path}: check the path.")
+    try:
+        reader = imageio_ffmpeg.read_frames(str(path))
+        width, height = next(reader)[
+            "size"
+        ]  # the first answer describes the video, the others are its frames
+        frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+        return np.stack(frames)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise WanError(
+            f"{path} could not be read as a video: it may be damaged or of another kind."
+        ) from error
+
+
+def show_video(video: Frames, *, fps: float, times: int = 1, title: str | None = None) -> None:
+    """Show a playing video in a notebook."""
+    import imageio_ffmpeg
+    import mediapy
+
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+    mediapy.show_video(enlarge(to_frames(video), times), fps=fps, codec="h264", title=title)
+
+
+# --------------------------------------------------------------------------------------------------- film strip
+
+
+def strip_frames(frames: int, columns: int) -> list[int]:
+    """Which frames a strip shows: the first, the last, and evenly between; all, if there are no more than columns."""
+    if columns < 1:
+        raise WanError(f"A film strip has 1 column or more, not {columns}: try 7.")
+    return sorted({int(i) for i in np.linspace(0, frames - 1, min(columns, frames)).round()})
+
+
+def film_strip(
+    video: Frames, columns: int = 7, *, fps: float, frame_height: int = 192, title: str | None = None
+) -> np.ndarray:
+    """Moments of a video from left to right over a time axis, as one picture (height, width, 3), uint8."""
+    frames = to_frames(video)
+    chosen = strip_frames(len(frames), columns)
+    height, width = frame_height, round(frame_height * frames.shape[2] / frames.shape[1])
+    margin, gap, text = 24, 6, 15
+    top = margin + (text + 14 if title else 0)
+    page_width = 2 * margin + len(chosen) * (width + gap) - gap
+    page = Image.new("RGB", (page_width, top + height + 44 + margin // 2), PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=text)
+    if title:
+        draw.text((margin, margin - 6), _shorten(title, page_width - 2 * margin, font), INK, font)
+    axis = top + height + 12
+    draw.line([(margin, axis), (page_width - margin, axis)], FAINT, 1)
+    for place, index in enumerate(chosen):
+        left = margin + place * (width + gap)
+        page.paste(Image.fromarray(frames[index]).resize((width, height), Image.LANCZOS), (left, top))
+        centre = left + width / 2
+        draw.line([(centre, axis - 4), (centre, axis + 4)], INK, 1)
+        label = f"{index / fps:.2f} s" if place else "time 0.00 s"
+        draw.text((centre, axis + 8), label, INK, font, anchor="mt")
+    return np.asarray(page)
+
+
+def _shorten(title: str, width: int, font: Any) -> str:
+    """Cut a title to what fits, at a word."""
+    if font.getlength(title) <= width:
+        return title
+    words = title.split()
+    while words and font.getlength(" ".join(words) + " ...") > width:
+        words.pop()
+    return " ".join(words) + " ..."
