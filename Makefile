@@ -20,6 +20,8 @@ NEGATIVE := bad quality, blurry, messy, chaotic
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# Threads that wait for each other sleep instead of spinning: on a busy machine that is ten times faster.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: video lab test test-full notebooks lint setup clean
 

@@ -223,6 +223,7 @@ def test_inspection_of_a_transformer(packed):
     page = str(summary)
     assert "Q3_K" in page and "3.438" in page and "general.file_type = 11" in page
     assert "blocks.0.self_attn.q.weight" in page and "256 x 256" in page
+    assert "blocks.0" not in summary.page(tensors=0)
 
 
 def test_the_real_models_are_recognised():
@@ -301,19 +302,19 @@ def test_truncated_files_say_what_is_missing(which, packed, text_encoder, tmp_pa
 
 
 def test_damaged_headers_end_in_a_sentence_and_never_hang(packed, text_encoder, tmp_path):
-    """Every byte at the start of a file overwritten in turn: it is read, or refused in one sentence."""
+    """A byte at the start of a file overwritten, each in turn: the file is read, or refused in one sentence."""
     for source in (packed, text_encoder[0]):
         whole = source.read_bytes()
         path = tmp_path / f"damaged{source.suffix}"
         refused = 0
-        for at in range(0, 400):
+        for at in (*range(150), *range(150, 600, 9)):
             path.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
             try:
                 read_tensors(path)
             except WanError as error:
                 refused += 1
                 assert "\n" not in str(error)
-        assert refused > 100
+        assert refused > 50
 
 
 def gguf_with(tmp_path, *, type_number=0, shape=(4,), offset=0, metadata=b"", values=0, copies=1):
@@ -328,7 +329,9 @@ def gguf_with(tmp_path, *, type_number=0, shape=(4,), offset=0, metadata=b"", va
 
 def test_damaged_gguf_is_named(tmp_path):
     assert read_tensors(gguf_with(tmp_path)).tensors["x"].shape == (4,)
-    endless = struct.pack("<Q1sIIQ", 1, b"k", 9, 0, 2**60)  # an array of 2^60 bytes: GGUFReader never returns
+    endless = struct.pack(
+        "<Q1sIIQ", 1, b"k", 9, 0, 2**60
+    )  # an array of 2^60 bytes, over which GGUFReader runs out of memory
     for wrong, words in (
         (dict(type_number=4711), "type number 4711"),
         (dict(type_number=16, shape=(256,)), "is of type IQ2_XXS, which is not read here; read are F64"),

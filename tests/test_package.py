@@ -13,7 +13,18 @@ PACKAGE = ROOT / "wan_tutorial"
 LARGEST_ASSETS = 45 * 10**6
 
 # Rooms by layer: a module imports only from its own layer's earlier reading order or from layers below.
-STAGES = {"checkpoint", "errors", "files", "lora", "noise", "quantization", "reference", "sampling", "sizes", "text"}
+STAGES = {
+    "checkpoint",
+    "errors",
+    "files",
+    "lora",
+    "noise",
+    "quantization",
+    "reference",
+    "sampling",
+    "sizes",
+    "text",
+}
 STAGES |= {"transformer", "vae"}
 AROUND = {"show", "machine", "mini", "exercises"}
 JOINING = {"pipeline", "workflow", "experiments"}
@@ -107,6 +118,16 @@ def test_assets_are_small():
         assert path.stat().st_size <= 15 * 10**6, f"{path.name} is larger than 15 MB"
 
 
+@pytest.mark.parametrize("page", ["README.md", "assets/README.md"])
+def test_pages_name_files_that_are_there(page):
+    """Links and pictures of a page, and the files in the table of assets."""
+    text = (ROOT / page).read_text()
+    named = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    named += re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    missing = [name for name in named if not (ROOT / page).parent.joinpath(name).exists()]
+    assert not missing, f"{page} names {missing}"
+
+
 def test_versions_agree():
     import wan_tutorial
 
@@ -115,7 +136,9 @@ def test_versions_agree():
 
 
 def test_dependencies_have_lower_bounds_only_and_a_tested_version():
-    lines = re.findall(r'^    "([A-Za-z][\w.-]*)([<>=!~,\d.]+)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    lines = re.findall(
+        r'^    "([A-Za-z][\w.-]*)([<>=!~,\d.]+)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
     assert len(lines) >= 14
     pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     for name, bounds in lines:

@@ -35,6 +35,9 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for a request that cannot be, 130 when interrupted."""
     options = build_parser().parse_args(arguments)
+    # Threads that wait for each other sleep: by default they spin, and a machine that does anything else at the same
+    # time then samples ten times slower. Read when PyTorch starts, which is later than here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return options.run(options)
     except WanError as error:

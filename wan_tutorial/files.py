@@ -5,9 +5,9 @@ tensors that still lie in the file: it is mapped into memory, and the system rea
 A 17 GB model opens in a moment. Only these two formats are read, as neither can carry code; a pickle can.
 
 Both formats are a list of names, types, shapes and places, followed by the bytes. The list is checked against
-the file's length before any byte of a tensor is touched. `gguf.GGUFReader` reads the same lists, but it never
-comes back from a damaged array length and tells a half-downloaded file as a shape error, so the GGUF list is
-read here; a test holds the two equal.
+the file's length before any byte of a tensor is touched. `gguf.GGUFReader` reads the same lists, but runs out of
+memory over a damaged array length and tells a half-downloaded file as a shape error, so the GGUF list is read
+here; a test holds the two equal.
 
 Corresponds to ComfyUI's `load_torch_file` and `model_detection.py`, and ComfyUI-GGUF's `loader.py`.
 """
@@ -494,11 +494,11 @@ class FileSummary:
         for name, (count, parameters, size) in self.types.items():
             bits = 8 * size / max(1, parameters)
             lines.append(f"{name:10}{count:9,}{parameters:16,}{_size(size):>11}{bits:11.3f}")
-        width = max((len(entry.name) for entry in entries[:tensors]), default=0)
-        lines += ["", f"the first {min(tensors, len(entries))} tensors"]
-        lines += [
-            f"  {e.name:{width}}  {e.type:8} {' x '.join(map(str, e.shape))}" for e in entries[:tensors]
-        ]
+        first = entries[:tensors]
+        if first:
+            width = max(len(entry.name) for entry in first)
+            lines += ["", f"the first {len(first)} tensors"]
+            lines += [f"  {e.name:{width}}  {e.type:8} {' x '.join(map(str, e.shape))}" for e in first]
         return "\n".join(lines)
 
 

@@ -219,6 +219,16 @@ class Pipeline:
         """Pixels to a latent: (frames, height, width, 3) in [-1, 1] -> (1, 16, F, H, W)."""
         return self.vae.encode(video.permute(3, 0, 1, 2)[None])  # (1, 3, f, h, w) ->
 
+    def empty_context(self, size: VideoSize | None = None) -> Tensor:
+        """What official Wan and diffusers tell a VACE model where nothing is given: (1, 96, F, H, W).
+
+        A grey video is both what to keep and what to change, encoded once, under a mask that says: paint everything.
+        """
+        size = size or self.entry.size
+        grey = self.encode(torch.zeros(size.frames, size.height, size.width, 3))  # (1, 16, F, H, W)
+        mask = grey.new_ones(1, 64, *grey.shape[2:])  # 8 x 8 pixels of a latent cell, one channel each
+        return torch.cat([grey, grey, mask], dim=1)
+
     # ---------------------------------------------------------------------------------------------- all of it
 
     def generate(

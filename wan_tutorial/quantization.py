@@ -308,7 +308,7 @@ def _fit_scale_and_min(x: Tensor, high: int, nudges: Tensor) -> tuple[Tensor, Te
         determinant = n * sum_qq - sum_q.square()
         solvable = determinant > 0
         slope = torch.where(solvable, (n * sum_qx - sum_x * sum_q) / determinant, 0.0)
-        shift = torch.where(solvable, (sum_q * sum_qx - sum_qq * sum_x) / determinant, 0.0)
+        shift = torch.where(solvable, (sum_q * sum_qx - sum_qq * sum_x) / determinant, -sum_x / n)
         below = shift <= 0  # a min below zero cannot be stored: fit the scale alone
         slope = torch.where(below, sum_qx / sum_qq.clamp(min=1), slope).clamp_(min=0)
         shift = shift.clamp_(min=0)

@@ -136,8 +136,12 @@ class TextShape:
     def of(cls, state: Mapping[str, Tensor]) -> "TextShape":
         """Read the shape from the tensors of a file with Hugging Face names."""
         attention, ffn = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
-        needed = ("shared.weight", f"{attention}.q.weight", f"{attention}.relative_attention_bias.weight")
-        needed += (f"{ffn}.wi_0.weight",)
+        query, bias, wide = (
+            f"{attention}.q.weight",
+            f"{attention}.relative_attention_bias.weight",
+            f"{ffn}.wi_0.weight",
+        )
+        needed = ("shared.weight", query, bias, wide)
         missing = [name for name in needed if name not in state]
         if missing:
             raise WanError(
@@ -148,10 +152,10 @@ class TextShape:
         return cls(
             vocab=state["shared.weight"].shape[0],
             dim=state["shared.weight"].shape[1],
-            heads=state[needed[1]].shape[0] // HEAD_DIM,
-            ffn_dim=state[needed[3]].shape[0],
+            heads=state[query].shape[0] // HEAD_DIM,
+            ffn_dim=state[wide].shape[0],
             layers=len({match[1] for match in blocks if match}),
-            buckets=state[needed[2]].shape[0],
+            buckets=state[bias].shape[0],
         )
 
 
@@ -191,6 +195,7 @@ def _tie(model: UMT5EncoderModel) -> None:
 class HalfLinear(PackedLinear):
     """A linear layer that rests in 16 bits and is widened to the activations' type at each call."""
 
+    raw: Tensor
     weight: Any = None  # see _Fp8Linear
 
     def __init__(self, weight: Tensor):

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,16 @@ PREFIX = "model.diffusion_model."  # which some converters put before every name
 # What computes in float32 whatever the compute dtype, by the names of the file. The residual stream, the rotary
 # embedding and the q/k norms do as well; so does the official code, while fp16 alone would overflow or blur there.
 FLOAT32_PARTS = ("patch_embedding", "vace_patch_embedding", "time_embedding", "norm", "modulation", "head")
+
+# The tensors whose shapes tell the shape of the model.
+_TELLING = (
+    "head.modulation",
+    "head.head.weight",
+    "patch_embedding.weight",
+    "blocks.0.ffn.0.weight",
+    "text_embedding.0.weight",
+    "time_embedding.0.weight",
+)
 
 Taps = Callable[[str, Tensor, Tensor], None]
 
@@ -80,12 +91,10 @@ class TransformerShape:
     @classmethod
     def of(cls, state: Mapping[str, Tensor | QuantizedTensor]) -> "TransformerShape":
         """Read the shape from the tensors of a file with original Wan names, as ComfyUI's model_detection does."""
-        needed = ("head.modulation", "head.head.weight", "patch_embedding.weight", "blocks.0.ffn.0.weight")
-        needed += ("text_embedding.0.weight", "time_embedding.0.weight")
-        missing = [name for name in needed if name not in state]
+        missing = [name for name in _TELLING if name not in state]
         if missing:
             raise WanError(
-                f"a Wan transformer is known by {', '.join(needed)}, but this file lacks {', '.join(missing)}: "
+                f"a Wan transformer is known by {', '.join(_TELLING)}, but this file lacks {', '.join(missing)}: "
                 "it is incomplete or of another model; choose a Wan2.1 VACE or T2V file."
             )
         if any(name.startswith("img_emb.") for name in state):
@@ -172,11 +181,12 @@ class WanTransformer(nn.Module):
         self.norm_out = FP32LayerNorm(dim, 1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, shape.out_channels * 4)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
-        self.attentions = []
+        self.attentions: list[Attention] = []
         for name, module in self.named_modules():
             if isinstance(module, WanAttention):
-                self.attentions.append(Attention(wan_name(name + ".").rstrip(".")))
-                module.set_processor(self.attentions[-1])
+                processor: Any = Attention(wan_name(name + ".").rstrip("."))
+                module.set_processor(processor)
+                self.attentions.append(processor)
 
     def forward(
         self,
@@ -188,7 +198,7 @@ class WanTransformer(nn.Module):
         vace_strength: float | Sequence[float] = 1.0,
         taps: Taps | None = None,
     ) -> Tensor:
-        """Predict the velocity (B, C, F, H, W) of a latent (B, C, F, H, W) at timestep (B,) given text (B, L, text_dim).
+        """Predict the velocity of a latent (B, C, F, H, W) at timestep (B,), given text (B, L, text_dim).
 
         vace_context (B, 96, F, H, W); None skips the VACE blocks altogether, as in a plain T2V model: faster, but not
         the same as a context that says "nothing is given". vace_strength: one number, or one for each VACE block.
@@ -407,13 +417,17 @@ def new_transformer(shape: TransformerShape) -> WanTransformer:
     model = WanTransformer(shape)
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv3d)):
-            if "text_embedder" in name or "time_embedder" in name:
+            silent = name == "proj_out" or name.endswith(
+                (".proj_in", ".proj_out")
+            )  # Wan: head, before_, after_proj
+            if silent:
+                nn.init.zeros_(layer.weight)
+            elif "text_embedder" in name or "time_embedder" in name:
                 nn.init.normal_(layer.weight, std=0.02)
             else:
                 nn.init.xavier_uniform_(layer.weight.flatten(1))
-            nn.init.zeros_(layer.bias)
-    for layer in (model.proj_out, *(b.proj_in for b in model.vace_blocks if b.proj_in), *_after(model)):
-        nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return model
 
 
@@ -421,10 +435,6 @@ def start_vace_blocks(model: WanTransformer) -> None:
     """Begin VACE training where the main blocks stand: each VACE block a copy of its main block, saying nothing yet."""
     for block, i in zip(model.vace_blocks, model.shape.vace_layers, strict=True):
         block.load_state_dict(model.blocks[i].state_dict(), strict=False)
-    for layer in _after(model):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-
-
-def _after(model: WanTransformer) -> list[nn.Linear]:
-    return [block.proj_out for block in model.vace_blocks]
+        for name, parameter in block.named_parameters():
+            if name.startswith(("proj_in.", "proj_out.")):
+                nn.init.zeros_(parameter)

@@ -10,19 +10,13 @@ chunk by chunk with a cache of the last frames (diffusers' way: little memory), 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_wan import (
-    AutoencoderKLWan,
-    WanAttentionBlock,
-    WanCausalConv3d,
-    WanResample,
-    WanResidualBlock,
-    WanRMS_norm,
-)
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanResample
 from torch import Tensor, nn
 
 from wan_tutorial.checkpoint import check_tensors
@@ -42,6 +36,10 @@ LATENT_STD = (
 # One pass over all frames holds every frame's widest activation at once, about 12 tensors of
 # pixels x base_dim x 4 bytes: up to this product (1.5 GB) it is taken, beyond it diffusers' chunks.
 FULL_LENGTH_LIMIT = 32_000_000
+
+
+# diffusers' networks and layers: their parts are attributes that no type declares.
+Network = Any
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def to_diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------- the network in one pass
 
 
-def encode_full_length(model: AutoencoderKLWan, video: Tensor) -> Tensor:
+def encode_full_length(model: Network, video: Tensor) -> Tensor:
     """Encode all frames in one pass; the fast twin of `model.encode(video).latent_dist.parameters`.
 
     video (B, 3, 4k + 1, H, W) -> mean and log-variance of the latent, not yet normalised, (B, 32, k + 1, H/8, W/8).
@@ -179,7 +177,7 @@ def encode_full_length(model: AutoencoderKLWan, video: Tensor) -> Tensor:
     return _causal_conv(model.quant_conv, x)
 
 
-def decode_full_length(model: AutoencoderKLWan, latent: Tensor) -> Tensor:
+def decode_full_length(model: Network, latent: Tensor) -> Tensor:
     """Decode all frames in one pass; the fast twin of `model.decode(latent).sample`, without its clamp.
 
     latent, not normalised, (B, 16, k + 1, h, w) -> video (B, 3, 4k + 1, 8h, 8w).
@@ -195,7 +193,7 @@ def decode_full_length(model: AutoencoderKLWan, latent: Tensor) -> Tensor:
     return _causal_conv(decoder.conv_out, _norm_silu(decoder.norm_out, x))
 
 
-def _causal_conv(conv: WanCausalConv3d, x: Tensor) -> Tensor:
+def _causal_conv(conv: Network, x: Tensor) -> Tensor:
     """Convolve in space and time, padding time with zeros on the left only: no frame sees a later one."""
     width, _, height, _, past, _ = conv._padding
     if (
@@ -207,35 +205,34 @@ def _causal_conv(conv: WanCausalConv3d, x: Tensor) -> Tensor:
     return F.conv3d(x, conv.weight, conv.bias, conv.stride, padding=(0, height, width))
 
 
-def _norm_silu(norm: WanRMS_norm, x: Tensor) -> Tensor:
+def _norm_silu(norm: Network, x: Tensor) -> Tensor:
     """Scale each cell's channels to unit mean square, times gamma, then SiLU; the sum of squares is in float32."""
     with torch.autocast(x.device.type, enabled=False):
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)
         return F.silu(x * (norm.scale / length).to(x.dtype) * norm.gamma.to(x.dtype))
 
 
-def _residual(block: WanResidualBlock, x: Tensor) -> Tensor:
+def _residual(block: Network, x: Tensor) -> Tensor:
     """The residual block: x + conv(silu(norm(conv(silu(norm(x))))))."""
     shortcut = x if isinstance(block.conv_shortcut, nn.Identity) else _causal_conv(block.conv_shortcut, x)
     x = _causal_conv(block.conv1, _norm_silu(block.norm1, x))
     return shortcut + _causal_conv(block.conv2, _norm_silu(block.norm2, x))
 
 
-def _middle(middle: nn.Module, x: Tensor) -> Tensor:
+def _middle(middle: Network, x: Tensor) -> Tensor:
     """Block, attention within each frame, block: at the lowest resolution, where attention is cheap."""
-    attention: WanAttentionBlock = middle.attentions[0]
-    x = attention(_residual(middle.resnets[0], x))
+    x = middle.attentions[0](_residual(middle.resnets[0], x))
     return _residual(middle.resnets[1], x)
 
 
-def _by_frame(layer: nn.Module, x: Tensor) -> Tensor:
+def _by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a 2-D layer to every frame: frames stand in for the batch."""
     batch, _, frames = x.shape[:3]
     y = layer(x.transpose(1, 2).flatten(0, 1))  # (B F, C, H, W)
     return y.unflatten(0, (batch, frames)).transpose(1, 2)  # (B, C, F, H', W')
 
 
-def _shrink(resample: WanResample, x: Tensor) -> Tensor:
+def _shrink(resample: Network, x: Tensor) -> Tensor:
     """Halve height and width; in the 3-D kind halve time as well: 4k + 1 frames become 2k + 1."""
     x = _by_frame(resample.resample, x)
     if resample.mode == "downsample3d" and x.shape[2] > 1:  # the first frame keeps its own latent frame
@@ -243,7 +240,7 @@ def _shrink(resample: WanResample, x: Tensor) -> Tensor:
     return x
 
 
-def _grow(resample: WanResample, x: Tensor) -> Tensor:
+def _grow(resample: Network, x: Tensor) -> Tensor:
     """Double height and width; in the 3-D kind double time as well: k + 1 frames become 2k + 1."""
     if resample.mode == "upsample3d" and x.shape[2] > 1:
         # The first frame passes alone, and the rest begins with zeros before it, as if the first did not exist:
@@ -261,9 +258,12 @@ def _grow(resample: WanResample, x: Tensor) -> Tensor:
 class Vae(nn.Module):
     """The VAE as a stage: normalised latents on one side, pixels on the other."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: AutoencoderKLWan):
         super().__init__()
-        self.model = model
+        self.model: Network = model
         self.register_buffer("mean", torch.tensor(LATENT_MEAN).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(LATENT_STD).view(1, -1, 1, 1, 1), persistent=False)
 

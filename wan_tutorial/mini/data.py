@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .world import Scene, draw_scene, render
+from .world import Scene, brief_scene, draw_scene, render
 
 BATCH = 16
 
 
 @dataclass
 class VideoPool:
-    """`count` training videos of one size on disk; video i shows the scene drawn from seed `first_seed + i`."""
+    """`count` videos of one size on disk; video i shows the scene drawn from seed `first_seed + i`.
+
+    `split` is "train", "held_out", or "brief": scenes of the brief's own prompt.
+    """
 
     folder: Path
     count: int
@@ -35,7 +38,8 @@ class VideoPool:
         return self.folder / f"{self.split}-{size}-from{self.first_seed}.u8"
 
     def scene(self, index: int) -> Scene:
-        return draw_scene(self.first_seed + index, split=self.split)
+        seed = self.first_seed + index
+        return brief_scene(seed) if self.split == "brief" else draw_scene(seed, split=self.split)
 
     def videos(self) -> np.ndarray:
         """(count, F, H, W, 3) uint8, a memory map; what is not yet on disk is rendered first."""

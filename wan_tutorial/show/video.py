@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,7 +20,7 @@ from wan_tutorial.errors import WanError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Frames = Tensor | np.ndarray
+Frames: TypeAlias = "Tensor | np.ndarray"
 
 PAPER, INK, FAINT = (255, 255, 255), (38, 38, 38), (176, 176, 176)
 
@@ -48,7 +48,9 @@ def enlarge(frames: np.ndarray, times: int) -> np.ndarray:
     if check_times(times) == 1:
         return frames
     size = (frames.shape[2] * times, frames.shape[1] * times)
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.LANCZOS)) for frame in frames])
+    return np.stack(
+        [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames]
+    )
 
 
 def check_times(times: int) -> int:
@@ -179,7 +181,9 @@ def film_strip(
     draw.line([(margin, axis), (page_width - margin, axis)], FAINT, 1)
     for place, index in enumerate(chosen):
         left = margin + place * (width + gap)
-        page.paste(Image.fromarray(frames[index]).resize((width, height), Image.LANCZOS), (left, top))
+        page.paste(
+            Image.fromarray(frames[index]).resize((width, height), Image.Resampling.LANCZOS), (left, top)
+        )
         centre = left + width / 2
         draw.line([(centre, axis - 4), (centre, axis + 4)], INK, 1)
         label = f"{index / fps:.2f} s" if place else "time 0.00 s"

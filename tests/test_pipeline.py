@@ -1,0 +1,359 @@
+"""The stages in a row: on small random models, against diffusers, and when asked wrongly."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small import packed, small_transformer_state, write_small_model
+
+from wan_tutorial import pipeline as module
+from wan_tutorial.errors import WanError
+from wan_tutorial.files import read_tensors, write_gguf
+from wan_tutorial.machine import hardware, weights
+from wan_tutorial.machine.hardware import Machine, StageMeter, judge_models, place_model
+from wan_tutorial.machine.weights import MINI, MODELS, WAN_14B_Q3, find_files, find_model
+from wan_tutorial.pipeline import Pipeline, load
+from wan_tutorial.sampling.denoise import SamplingSettings
+from wan_tutorial.sizes import VideoSize
+
+SMALL = VideoSize(32, 32, 5)
+PROMPT = "a sword in the burning wood"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict:
+    return vars(write_small_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def pipe(files) -> Pipeline:
+    return load("mini", **files, device="cpu")
+
+
+def generate(pipe: Pipeline, prompt: str = PROMPT, **options):
+    return pipe.generate(prompt, **{"size": SMALL, "steps": 2, "progress": False} | options)
+
+
+# ------------------------------------------------------------------------------------------------- the whole row
+
+
+def test_the_five_stages_are_generate(pipe):
+    """A learner who calls the stages one by one gets what generate returns, number for number."""
+    text = pipe.encode_text(PROMPT, "blurry")
+    noise = pipe.draw_noise(SMALL, seed=3)
+    for step in pipe.denoise(
+        noise, text, steps=3, guidance=4.0, shift=5.0, sampler="euler", scheduler="simple"
+    ):
+        latent = step.latent
+    video = pipe.decode(latent)
+    options = {"steps": 3, "guidance": 4.0, "shift": 5.0, "sampler": "euler", "scheduler": "simple"}
+    result = generate(pipe, negative="blurry", seed=3, **options)
+    assert text.positive.shape == text.negative.shape == (MINI.text_length, 256)
+    assert noise.shape == SMALL.latent_shape == result.latent.shape
+    assert torch.equal(latent, result.latent) and torch.equal(video, result.video)
+    assert video.shape == (5, 32, 32, 3) and video.dtype == torch.float32
+    assert video.min() >= -1 and video.max() <= 1
+
+
+def test_the_result_says_how_to_make_it_again(pipe):
+    result = generate(pipe, negative="messy", seed=5, steps=2, guidance=3.0)
+    again = pipe.generate(
+        result.prompt,
+        negative=result.negative,
+        seed=result.seed,
+        size=result.size,
+        progress=False,
+        **vars(result.settings),
+    )
+    assert torch.equal(again.video, result.video)
+    assert (result.model, result.fps, result.size) == ("mini", MINI.fps, SMALL)
+    assert [use.name for use in result.stages] == ["text", "steps", "decode"]
+    assert all(use.seconds > 0 and use.memory_peak > 10**7 for use in result.stages)
+    assert [use.name for use in pipe.meter.stages] == ["load"]
+
+
+def test_seed_prompt_and_negative_prompt_all_matter(pipe):
+    first = generate(pipe, negative="blurry").latent
+    assert not torch.equal(first, generate(pipe, negative="blurry", seed=1).latent)
+    assert not torch.equal(first, generate(pipe, "an axe in blue flames", negative="blurry").latent)
+    assert not torch.equal(first, generate(pipe, negative="chaotic motion").latent)
+
+
+def test_guidance_1_never_asks_the_negative_prompt(pipe, monkeypatch):
+    batches = []
+    forward = pipe.transformer.forward
+
+    def counting(latent, *rest, **options):
+        batches.append(len(latent))
+        return forward(latent, *rest, **options)
+
+    monkeypatch.setattr(pipe.transformer, "forward", counting)
+    one = generate(pipe, negative="blurry", guidance=1.0).latent
+    assert set(batches) == {1}
+    batches.clear()
+    two = generate(pipe, negative="messy", guidance=1.0).latent
+    assert torch.equal(one, two)
+    batches.clear()
+    generate(pipe, guidance=2.0)
+    assert set(batches) == {2}
+
+
+def test_packed_and_widened_weights_make_one_video(files, pipe):
+    on_the_fly = load("mini", **files, device="cpu", widen_budget_bytes=0)
+    assert pipe.placement.widen_budget_bytes > 0
+    assert torch.equal(generate(on_the_fly).latent, generate(pipe).latent)
+
+
+def test_denoise_below_1_stays_near_the_video_it_starts_from(pipe):
+    start = generate(pipe).video
+    clean = pipe.encode(start)
+    far = [
+        (
+            generate(pipe, "an axe", start=start, denoise=part, steps=4, guidance=1.0, seed=9).latent - clean
+        ).norm()
+        for part in (0.2, 0.6, 1.0)
+    ]
+    assert far[0] < far[1] < far[2]
+
+
+def test_a_generator_can_be_left_early(pipe):
+    text, noise = pipe.encode_text(PROMPT), pipe.draw_noise(SMALL)
+    steps = pipe.denoise(noise, text, steps=20)
+    assert next(steps).index == 0
+    steps.close()
+    assert list(steps) == []
+
+
+def test_a_heavy_model_holds_one_part_at_a_time(files, pipe):
+    """Text encoder, transformer and VAE come and go, and the video is the same."""
+    heavy = Pipeline(replace(MINI, light=False), files, pipe.placement)
+    assert heavy._parts == {}
+    held = []
+    build = heavy._build
+    heavy._build = lambda role, tensors: (held.append((role, *heavy._parts)), build(role, tensors))[1]
+    result = generate(heavy)
+    assert held == [("text_encoder",), ("transformer",), ("vae",)] and heavy._parts == {}
+    assert torch.allclose(result.latent, generate(pipe).latent, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ against diffusers
+
+
+def test_latents_agree_with_diffusers_pipeline(files, tmp_path):
+    """Same weights, seed, grid with its truncated timesteps, and solver (bh2): diffusers' own WanVACEPipeline."""
+    from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+
+    dense = tmp_path / "dense.gguf"
+    write_gguf(dense, small_transformer_state())
+    pipe = load("mini", **files | {"transformer": dense}, device="cpu")
+    shape = pipe.transformer.shape
+    reference = WanVACETransformer3DModel(
+        num_attention_heads=shape.heads,
+        attention_head_dim=128,
+        text_dim=shape.text_dim,
+        ffn_dim=shape.ffn_dim,
+        num_layers=shape.layers,
+        freq_dim=shape.freq_dim,
+        vace_layers=list(shape.vace_layers),
+        vace_in_channels=96,
+        rope_max_seq_len=64,
+    )
+    reference.load_state_dict(pipe.transformer.state_dict(), strict=True)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+    )
+    theirs = WanVACEPipeline(
+        tokenizer=None, text_encoder=None, vae=pipe.vae.model, scheduler=scheduler, transformer=reference
+    )
+    theirs.set_progress_bar_config(disable=True)
+    text, noise = pipe.encode_text(PROMPT, "blurry"), pipe.draw_noise(SMALL, seed=11)
+    expected = theirs(
+        prompt_embeds=text.positive[None],
+        negative_prompt_embeds=text.negative[None],
+        height=SMALL.height,
+        width=SMALL.width,
+        num_frames=SMALL.frames,
+        num_inference_steps=6,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(11),
+        output_type="latent",
+    ).frames
+    for step in pipe.denoise(
+        noise,
+        text,
+        steps=6,
+        guidance=4.0,
+        shift=5.0,
+        sampler="uni_pc_diffusers",
+        scheduler="diffusers",
+        vace_context=pipe.empty_context(SMALL),
+    ):
+        ours = step.latent
+    assert (ours - expected).norm() / expected.norm() < 1e-3
+
+
+# ------------------------------------------------------------------------------------------------ what it says
+
+
+def test_unknown_words_are_named_with_the_nearest_known(pipe):
+    notices = generate(pipe, "a sward in the burning wood, spaceship").notices
+    assert any("'sward'" in notice and "sword" in notice for notice in notices)
+    assert any("'spaceship'" in notice for notice in notices)
+
+
+def test_an_empty_prompt_runs_and_says_what_it_means(pipe, capsys):
+    result = generate(pipe, "", progress=True)
+    assert "The prompt is empty" in " ".join(result.notices)
+    assert "The prompt is empty" in capsys.readouterr().err
+
+
+def test_a_size_it_was_not_trained_on_runs_and_says_so(pipe):
+    (notice,) = [notice for notice in generate(pipe).notices if "trained" in notice]
+    assert "trained on 96x96x13" in notice and "not on 32x32x5" in notice
+    assert pipe.notices(PROMPT, "", MINI.size) == ()
+
+
+def test_a_prompt_that_is_too_long_says_what_is_left_out(pipe):
+    assert any("longer than the 64 tokens" in notice for notice in generate(pipe, "sword " * 90).notices)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"steps": 0}, "steps must be a whole number, 1 or more, not 0"),
+        ({"sampler": "uni_pk"}, "Did you mean uni_pc"),
+        ({"scheduler": "simpel"}, "Did you mean simple"),
+        ({"guidance": float("nan")}, "guidance must be a number"),
+        ({"shift": 0.0}, "shift must be a number above 0"),
+        ({"denoise": 0.5}, "needs a video to start"),
+        ({"seed": -1}, "A seed is a whole number"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(pipe, options, words):
+    with pytest.raises(WanError, match=words):
+        generate(pipe, **options)
+
+
+def test_a_start_of_another_size_is_refused(pipe):
+    with pytest.raises(WanError, match="shape of the noise"):
+        generate(pipe, start=torch.zeros(5, 48, 48, 3), denoise=0.5)
+
+
+# --------------------------------------------------------------------------------------------------- model files
+
+
+def test_an_unknown_model_is_answered_with_the_known():
+    with pytest.raises(WanError, match="Did you mean mini.*Known: mini, mini-f16, wan2.1-vace-14b-q3"):
+        load("mimi")
+
+
+def test_a_missing_file_is_answered_with_the_nearest(files):
+    path = files["vae"].with_name("vea.safetensors")
+    with pytest.raises(WanError, match="none at .*vea.safetensors; did you mean .*vae.safetensors"):
+        load("mini", **files | {"vae": path})
+
+
+def test_the_real_model_says_which_file_it_needs_and_how_to_give_it(files):
+    with pytest.raises(WanError, match="Wan2.1_14B_VACE-Q3_K_S.gguf.*--transformer PATH"):
+        load("wan2.1-vace-14b-q3")
+    found = find_files(WAN_14B_Q3, files)
+    assert list(found) == ["transformer", "text_encoder", "vae"]
+
+
+def test_a_bundled_file_that_is_gone_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "bundled_folder", lambda: tmp_path)
+    with pytest.raises(WanError, match="Q3_K_S.gguf, which comes with this package, is missing"):
+        load("mini")
+
+
+def test_a_file_in_the_wrong_place_says_what_it_is(files):
+    with pytest.raises(WanError, match="VAE.*; a transformer file is needed"):
+        load("mini", **files | {"transformer": files["vae"]})
+
+
+def test_a_truncated_file_is_named(files, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(files["transformer"].read_bytes()[:-5000])
+    with pytest.raises(WanError, match="cut.gguf is cut short"):
+        load("mini", **files | {"transformer": cut})
+
+
+def test_a_file_that_lacks_a_tensor_is_named(files, tmp_path):
+    state = packed(small_transformer_state())
+    del state["blocks.1.ffn.0.weight"]
+    path = tmp_path / "holes.gguf"
+    write_gguf(path, state)
+    with pytest.raises(WanError, match=r"holes.gguf: .*blocks.1.ffn.0.weight"):
+        load("mini", **files | {"transformer": path})
+
+
+def test_the_scale_model_is_here_and_fits_its_catalogue():
+    """The files that come with the package open, are what their names say, and fit together."""
+    for name in ("mini", "mini-f16"):
+        entry = find_model(name)
+        for role, path in find_files(entry).items():
+            assert read_tensors(path).kind == role.replace("_", " ")
+    pipe = load("mini", device="cpu")
+    shape = pipe.transformer.shape
+    assert pipe.text_encoder.dim == shape.text_dim and len(shape.vace_layers) == 2
+    assert pipe.notices(MINI.title.split(":")[0], "", MINI.size)  # "scale model" is not a word of its world
+
+
+# ------------------------------------------------------------------------------------------------------ hardware
+
+LAPTOP = Machine("Linux x86_64", "3.11.7", "2.13.0", 2, 16 * 10**9, 4 * 10**9, 50 * 10**9)
+T4 = replace(LAPTOP, memory=13 * 10**9, gpu="Tesla T4", gpu_memory=15 * 10**9, gpu_memory_free=15 * 10**9)
+
+
+def test_each_machine_gets_a_verdict_with_its_reason():
+    verdicts = {verdict.model: verdict for verdict in judge_models(LAPTOP)}
+    assert list(verdicts) == list(MODELS)
+    assert verdicts["mini"].runs and "cpu" in verdicts["mini"].why
+    assert (
+        not verdicts["wan2.1-vace-14b-q3"].runs and "GPU with 12.0 GB" in verdicts["wan2.1-vace-14b-q3"].why
+    )
+    tight = replace(T4, gpu_memory=6 * 10**9)
+    assert "the Tesla T4 has 6.0 GB" in {v.model: v for v in judge_models(tight)}["wan2.1-vace-14b-q3"].why
+    assert all(verdict.runs for verdict in judge_models(T4))
+    starved = judge_models(replace(LAPTOP, memory=10**9))
+    assert not any(verdict.runs for verdict in starved) and "this machine has 1.0 GB" in starved[0].why
+
+
+def test_placement_follows_the_machine_and_gives_reasons():
+    assert place_model(MINI, LAPTOP).device.type == "cpu"
+    assert place_model(MINI, LAPTOP).widen_budget_bytes == 10**9
+    on_t4 = place_model(WAN_14B_Q3, T4)
+    assert on_t4.device.type == "cuda" and on_t4.dtype == torch.float16 and "bfloat16" in on_t4.dtype_why
+    assert place_model(WAN_14B_Q3, replace(T4, gpu_bf16=True)).dtype == torch.bfloat16
+    assert place_model(MINI, T4).dtype == torch.float32
+    with pytest.raises(WanError, match="cuda needs an NVIDIA GPU"):
+        place_model(MINI, LAPTOP, device="cuda")
+    with pytest.raises(WanError, match="A device is cpu or cuda, not 'toaster'"):
+        place_model(MINI, LAPTOP, device="toaster")
+    with pytest.raises(WanError, match="0 or more, not -1"):
+        place_model(MINI, LAPTOP, widen_budget_bytes=-1)
+
+
+def test_the_meter_sees_the_peak_of_a_stage():
+    meter = StageMeter(torch.device("cpu"))
+    with meter.stage("quiet"):
+        pass
+    with meter.stage("loud"):
+        block = np.ones(50_000_000, dtype=np.uint8)
+        time.sleep(0.05)
+        del block
+    quiet, loud = meter.stages
+    assert loud.memory_peak - quiet.memory_peak > 40_000_000
+    assert (
+        hardware.spoken_bytes(12_300_000_000) == "12.3 GB" and hardware.spoken_bytes(606_000_000) == "606 MB"
+    )
+
+
+def test_settings_are_the_models_own_where_none_are_given(pipe):
+    assert pipe.settings() == SamplingSettings(
+        MINI.steps, MINI.guidance, MINI.shift, MINI.sampler, MINI.scheduler
+    )
+    assert pipe.settings(steps=4).steps == 4
+    assert module.ROLES == tuple(pipe.files)

@@ -1,0 +1,216 @@
+"""The judge: a small CLIP that looks at a fireside video and says which words are true of it.
+
+Stands outside the pipeline: trained on renders and captions alone (`train_judge.py`), apart from the generator, and
+frozen before any generated video is scored. Each attribute is read zero-shot: the video is compared with sentences
+that name the attribute's values, as CLIP does it. In: videos (N, F, H, W, 3) in [-1, 1]. Out: values, probabilities,
+or features. The camera's move is not asked of the judge but measured, by `measure_camera`.
+
+The network is transformers' `CLIPModel` with two changes: it sees a frame together with its difference from the next
+one (chaos is a matter of motion), and convolutions cut the picture into patches, because they learn from few pictures.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
+
+from ..errors import WanError
+from .captions import VOCABULARY, WORDS, words_in
+from .world import Scene
+
+SIDE = 96  # pixels of the square the judge sees
+TEXT_LENGTH = 64
+CLEAN = ("good quality", "clear", "sharp")  # no caption says so; the judge needs words for "no defect"
+PAD, START = 0, 1
+WORD_IDS = {word: i for i, word in enumerate(sorted(VOCABULARY | set(" ".join(CLEAN).split())), start=2)}
+END = len(WORD_IDS) + 2
+
+# What the judge is asked, attribute by attribute: value -> the phrases that name it.
+QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    name: dict(values) for name, values in WORDS.items() if name != "camera"
+}
+QUESTIONS["subject"]["campfire"] = WORDS["subject"]["campfire"][:3]  # "fire" alone is in every scene
+QUESTIONS["defect"]["clean"] = CLEAN
+
+
+def scene_values(scene: Scene) -> dict[str, str]:
+    """What is true of a scene, in the judge's words; the bare campfire has no relation."""
+    values = {name: getattr(scene, name) for name in QUESTIONS}
+    values |= {name: "yes" if values[name] else "no" for name in ("embers", "smoke")}
+    values["defect"] = values["defect"] or "clean"
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def describe(values: Mapping[str, str], dice: random.Random) -> str:
+    """A short text that names exactly these attributes, such as 'a sword, tall blue flames, no smoke'."""
+    phrase = {name: dice.choice(QUESTIONS[name][value]) for name, value in values.items()}
+    parts = [phrase[name] for name in phrase if name not in ("subject", "relation", "flame_size", "colour")]
+    if "subject" in phrase or "relation" in phrase:
+        subject = f"{dice.choice(('a', 'the'))} {phrase['subject']}" if "subject" in phrase else ""
+        parts.append(f"{subject} {phrase.get('relation', '')}".strip())
+    if "flame_size" in phrase or "colour" in phrase:
+        flames = dice.choice(("flames", "fire"))
+        parts.append(f"{phrase.get('flame_size', '')} {phrase.get('colour', '')} {flames}".strip())
+    dice.shuffle(parts)
+    return ", ".join(parts)
+
+
+def tokenize(texts: Sequence[str]) -> Tensor:
+    """Texts to word ids (B, L), padded to the longest; words the judge does not know are skipped."""
+    rows = []
+    for text in texts:
+        ids = [WORD_IDS[word] for word in words_in(text) if word in WORD_IDS]
+        rows.append(torch.tensor([START, *ids[: TEXT_LENGTH - 2], END]))
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+
+
+class PatchStem(nn.Sequential):
+    """Three convolutions in place of CLIP's single one: (B, 6, 96, 96) -> (B, width, 8, 8)."""
+
+    def __init__(self, width: int):
+        super().__init__(
+            nn.PixelUnshuffle(4),  # (B, 96, 24, 24)
+            nn.Conv2d(96, 96, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(96, 96, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(96, width, 3, stride=3),
+        )
+
+    @property
+    def weight(self) -> Tensor:  # CLIP reads the dtype of its patch embedding here
+        return self[1].weight
+
+
+def new_clip() -> CLIPModel:
+    """The judge's network with random weights, about 3 million."""
+    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"vocab_size": END + 1, "max_position_embeddings": TEXT_LENGTH}
+    text |= {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
+    vision |= {"image_size": SIDE, "patch_size": 12, "num_channels": 6}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=128, logit_scale_init_value=3.0)
+    config._attn_implementation = "eager"  # trains twice as fast on a CPU
+    clip = CLIPModel(config)
+    clip.vision_model.embeddings.patch_embedding = PatchStem(192)
+    return clip
+
+
+def frame_pairs(video: Tensor, count: int = 4) -> Tensor:
+    """(N, F, H, W, 3) -> (N, count, 6, 96, 96): frames spread over the video, each with its change to the next."""
+    n, frames, height, width = video.shape[:4]
+    starts = torch.linspace(0, max(frames - 2, 0), count).round().long()
+    first, second = video[:, starts], video[:, (starts + 1).clamp(max=frames - 1)]
+    pairs = torch.cat((first, second - first), dim=-1).movedim(-1, 2).flatten(0, 1)  # (N count, 6, H, W)
+    if (height, width) != (SIDE, SIDE):
+        scale = SIDE / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        pairs = F.interpolate(pairs, size=size, mode="bilinear", antialias=True)
+        top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+        pairs = pairs[..., top : top + SIDE, left : left + SIDE]
+    return pairs.unflatten(0, (n, count))
+
+
+def image_features(clip: CLIPModel, pairs: Tensor) -> Tensor:
+    """(B, 6, 96, 96) -> unit vectors (B, D)."""
+    return F.normalize(clip.get_image_features(pixel_values=pairs).pooler_output.float(), dim=-1)
+
+
+def text_features(clip: CLIPModel, texts: Sequence[str]) -> Tensor:
+    """Texts -> unit vectors (B, D)."""
+    ids = tokenize(texts).to(clip.logit_scale.device)
+    states = clip.get_text_features(input_ids=ids, attention_mask=(ids != PAD).long())
+    return F.normalize(states.pooler_output.float(), dim=-1)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A frozen CLIP with its questions: attribute -> (values, D), each row the mean of sentences naming a value."""
+
+    clip: CLIPModel
+    questions: dict[str, Tensor]
+
+    @staticmethod
+    @torch.inference_mode()
+    def of(clip: CLIPModel) -> "Judge":
+        """Ask each question in all its phrases, 24 wordings a value."""
+        clip.eval()
+        questions = {}
+        for name, values in QUESTIONS.items():
+            dice = random.Random(name)
+            rows = [text_features(clip, [describe({name: value}, dice) for _ in range(24)]).mean(0) for value in values]
+            questions[name] = F.normalize(torch.stack(rows), dim=-1)
+        return Judge(clip, questions)
+
+    @torch.inference_mode()
+    def frame_features(self, video: Tensor, *, batch: int = 16) -> Tensor:
+        """(N, F, H, W, 3) -> unit vectors of four moments of each video (N, 4, D)."""
+        parts = [image_features(self.clip, frame_pairs(part).flatten(0, 1)) for part in video.float().split(batch)]
+        return torch.cat(parts).unflatten(0, (len(video), -1))
+
+    def features(self, video: Tensor) -> Tensor:
+        """(N, F, H, W, 3) -> (N, D), for distances between sets of videos."""
+        return self.frame_features(video).mean(1)
+
+    def probabilities(self, video: Tensor) -> dict[str, Tensor]:
+        """For each attribute (N, values), in the order of `QUESTIONS`: the logits of four moments, averaged."""
+        features, scale = self.features(video), self.clip.logit_scale.exp().detach()
+        return {name: (scale * features @ rows.T).softmax(-1) for name, rows in self.questions.items()}
+
+    def read(self, video: Tensor) -> dict[str, list[str]]:
+        """For each attribute the most probable value of each video."""
+        return {
+            name: [tuple(QUESTIONS[name])[i] for i in table.argmax(-1).tolist()]
+            for name, table in self.probabilities(video).items()
+        }
+
+
+def judge_path() -> Path:
+    """Where the shipped judge lies."""
+    return Path(__file__).resolve().parents[2] / "assets" / "mini" / "judge_clip.safetensors"
+
+
+def save_judge(clip: CLIPModel, path: Path) -> None:
+    """Half-precision weights, under transformers' names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.half().contiguous() for name, tensor in clip.state_dict().items()}
+    writing = path.with_name(path.name + ".writing")
+    save_file(tensors, writing, metadata={"format": "pt", "words": " ".join(WORD_IDS)})
+    writing.replace(path)
+
+
+def load_judge(path: Path | str | None = None) -> Judge:
+    """The frozen judge, ready to read videos."""
+    path = Path(path) if path is not None else judge_path()
+    if not path.exists():
+        raise WanError(f"No judge at {path}: train one with `python -m wan_tutorial.mini.train_judge`.")
+    clip = new_clip()
+    tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    try:
+        clip.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WanError(f"{path} is not this package's judge: {str(error).splitlines()[-1].strip()}") from error
+    return Judge.of(clip.requires_grad_(False))
+
+
+def right_answers(judge: Judge, video: Tensor, scenes: Sequence[Scene | Mapping[str, str]]) -> dict[str, list[bool]]:
+    """For each attribute whether the judge's reading agrees, over the videos where it has a value."""
+    read = judge.read(video)
+    truths = [scene_values(scene) if isinstance(scene, Scene) else scene for scene in scenes]
+    return {
+        name: [value == truth[name] for value, truth in zip(read[name], truths, strict=True) if name in truth]
+        for name in QUESTIONS
+    }
+
+
+def zero_shot_accuracy(judge: Judge, video: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+    """For each attribute the share of videos that the judge reads right (nan if no scene has it)."""
+    answers = right_answers(judge, video, scenes)
+    return {name: sum(right) / len(right) if right else math.nan for name, right in answers.items()}

@@ -1,0 +1,156 @@
+"""Train the judge, `python -m wan_tutorial.mini.train_judge --minutes M`: on renders and captions, never on generated videos.
+
+CLIP's objective without its false negatives: a text is a positive for every picture in the batch of which it is true.
+Texts are captions as `write_caption` words them, and short ones that name one to three attributes, as the judge's
+questions do. Pictures are a little cropped, mirrored, lit and softened, so that the judge also reads what a VAE blurred.
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPModel
+
+from .captions import WORDS, words_in, write_caption
+from .data import VideoPool
+from .judge import QUESTIONS, Judge, describe, image_features, judge_path, new_clip, save_judge, scene_values
+from .judge import text_features, zero_shot_accuracy
+from .loop import Budget, train
+from .world import Scene, draw_scene, render
+
+Sources = list[tuple[VideoPool, np.ndarray]]
+SWAP = {"left": "right", "right": "left"}
+
+
+def draw_pairs(sources: Sources, batch: int, dice: np.random.Generator) -> tuple[Tensor, list[Scene]]:
+    """Random moments (B, 6, 96, 96), half of them mirrored, and what they show."""
+    pictures, scenes = [], []
+    for _ in range(batch):
+        pool, videos = sources[dice.integers(len(sources))]
+        index, at = int(dice.integers(len(videos))), int(dice.integers(pool.frames - 1))
+        scene, picture = pool.scene(index), videos[index, at : at + 2]
+        if dice.random() < 0.5:
+            picture, scene = picture[:, :, ::-1], replace(scene, camera=SWAP.get(scene.camera, scene.camera))
+        pictures.append(np.concatenate(picture, axis=-1))
+        scenes.append(scene)
+    return torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1, scenes
+
+
+def disturb(pairs: Tensor) -> Tensor:
+    """Shift, zoom, light, soften and roughen two frames alike, a little; then the second becomes a difference."""
+    n = len(pairs)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = torch.empty(n).uniform_(0.9, 1.06)
+    theta[:, :, 2] = torch.empty(n, 2).uniform_(-0.08, 0.08)
+    grid = F.affine_grid(theta, list(pairs.shape), align_corners=False)
+    pairs = F.grid_sample(pairs, grid, padding_mode="reflection", align_corners=False)
+    soft = F.interpolate(F.avg_pool2d(pairs, 2), scale_factor=2, mode="bilinear")
+    amount = torch.rand(n, 1, 1, 1) * (torch.rand(n, 1, 1, 1) < 0.6)
+    pairs = torch.lerp(pairs, soft, amount)
+    tint = torch.empty(n, 3, 1, 1).uniform_(0.95, 1.05).repeat(1, 2, 1, 1)
+    pairs = (pairs + 1) * tint * torch.empty(n, 1, 1, 1).uniform_(0.9, 1.1) - 1
+    first, second = (pairs + 0.02 * torch.randn_like(pairs)).chunk(2, dim=1)
+    return torch.cat((first, second - first), dim=1)
+
+
+def names_in(text: str, scene: Scene) -> list[str]:
+    """The attributes of a scene that its caption names."""
+    padded = f" {' '.join(words_in(text))} "
+    values = scene_values(scene) | {"camera": scene.camera}
+    return [n for n, v in values.items() if any(f" {p} " in padded for p in WORDS[n].get(v, ()))]
+
+
+def match_loss(pictures: Tensor, texts: Tensor, true: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE both ways with several positives: pictures (B, D), texts (T, D), true (B, T)."""
+    logits = scale * pictures @ texts.T
+    loss = logits.new_zeros(())
+    for scores, wanted in ((logits, true), (logits.T, true.T)):
+        some = wanted.any(1)
+        found = scores[some].masked_fill(~wanted[some], -torch.inf).logsumexp(1)
+        loss = loss + (scores[some].logsumexp(1) - found).mean()
+    return loss / 2
+
+
+def caption_texts(scenes: list[Scene], dice: random.Random) -> tuple[list[str], Tensor]:
+    """A caption of each scene, silent about its defect, and of which scenes each is true (B, T)."""
+    told = [replace(scene, defect=None) for scene in scenes]
+    texts = [write_caption(scene, dice.randrange(10**9)) for scene in told]
+    named = [names_in(text, scene) for text, scene in zip(texts, told, strict=True)]
+    true = [[all(getattr(s, n) == getattr(t, n) for n in ns) for t, ns in zip(told, named, strict=True)] for s in told]
+    return texts, torch.tensor(true)
+
+
+def short_texts(scenes: list[Scene], dice: random.Random) -> tuple[list[str], Tensor]:
+    """One text for each set of two or three values found in the batch, and of which scenes each is true (B, T)."""
+    names = dice.sample(sorted(QUESTIONS), dice.choice((2, 3)))
+    kinds = [tuple((n, v) for n, v in scene_values(scene).items() if n in names) for scene in scenes]
+    found = sorted(set(kinds) - {()})
+    return [describe(dict(kind), dice) for kind in found], torch.tensor([[k == f for f in found] for k in kinds])
+
+
+def judge_loss(clip: CLIPModel, pairs: Tensor, scenes: list[Scene], dice: random.Random) -> tuple[Tensor, dict]:
+    """Every question, then short texts, then captions; one pass through each tower."""
+    questions = [describe({name: value}, dice) for name in QUESTIONS for value in QUESTIONS[name]]
+    short, short_true = short_texts(scenes, dice)
+    captions, caption_true = caption_texts(scenes[:32], dice)
+    with torch.autocast(pairs.device.type, torch.bfloat16):
+        pictures = image_features(clip, pairs)
+        texts = text_features(clip, [*questions, *short, *captions])
+    scale = clip.logit_scale.clamp(max=4.6).exp()
+    asked, short_features, caption_features = texts.split([len(questions), len(short), len(captions)])
+    values = [scene_values(scene) for scene in scenes]
+    losses, figures, start = [], {}, 0
+    for name, words in QUESTIONS.items():
+        rows = asked[start : (start := start + len(words))]
+        some = [i for i, v in enumerate(values) if name in v]
+        truth = torch.tensor([tuple(words).index(values[i][name]) for i in some])
+        logits = scale * pictures[some] @ rows.T
+        losses.append(F.cross_entropy(logits, truth))
+        figures[name] = (logits.argmax(1) == truth).float().mean().item()
+    loss = torch.stack(losses).sum() / 4
+    loss = loss + 0.3 * match_loss(pictures, short_features, short_true, scale)
+    return loss + 0.3 * match_loss(pictures[:32], caption_features, caption_true, scale), figures
+
+
+def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, batch: int = 64) -> CLIPModel:
+    """Train for `minutes`; checkpoint and curves go to `folder`, from which an interrupted run goes on."""
+    torch.manual_seed(0)
+    sources = [(pool, pool.videos()) for pool in pools]
+    clip, numbers, dice = new_clip(), np.random.default_rng(), random.Random()
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        pairs, scenes = draw_pairs(sources, batch, numbers)
+        return judge_loss(clip, disturb(pairs), scenes, dice)
+
+    budget = Budget(minutes, learning_rate=1e-3, weight_decay=0.05, averaging=0.998, save_minutes=1)
+    return train(clip, loss_of, budget=budget, folder=folder)
+
+
+def held_out_renders(count: int, *, split: str, first_seed: int = 900_000) -> tuple[Tensor, list[Scene]]:
+    """Renders of seeds that no training saw: (count, 13, 96, 96, 3)."""
+    scenes = [draw_scene(first_seed + i, split=split) for i in range(count)]
+    return torch.cat([render(scenes[i : i + 16]) for i in range(0, count, 16)]), scenes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/training"))
+    parser.add_argument("--output", type=Path, default=judge_path())
+    given = parser.parse_args()
+    pools = [VideoPool(given.folder, 2560), VideoPool(given.folder, 3072, first_seed=100_000)]
+    clip = train_judge(pools, minutes=given.minutes, folder=given.folder / "judge")
+    save_judge(clip, given.output)
+    for split in ("train", "held_out"):
+        accuracy = zero_shot_accuracy(Judge.of(clip), *held_out_renders(200, split=split))
+        print(split, {name: round(share, 3) for name, share in accuracy.items()})
+
+
+if __name__ == "__main__":
+    main()

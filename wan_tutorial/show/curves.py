@@ -1,0 +1,165 @@
+"""Sampling as curves: noise levels step by step, what shift does to them, errors, and the way through the plane.
+
+In: lists of sigmas, latents, numbers. Out: figures. Colours are given in the order of the mappings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wan_tutorial.show import style
+from wan_tutorial.show.latents import plane_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Numbers = Sequence[float] | Tensor | np.ndarray
+
+
+@style.styled
+def plot_sigmas(schedules: Mapping[str, Numbers], *, current: int | None = None, title: str = "") -> Figure:
+    """Noise levels against the step, {name: sigmas}; `current` marks the step a video stands at."""
+    figure = style.new_figure(2.9, width=style.WIDTH * 0.8)
+    axes = figure.subplots()
+    told = []
+    for under, (name, sigmas) in enumerate(schedules.items()):
+        levels = _numbers(sigmas)
+        wide = 1.4 + 2.2 * (len(schedules) - 1 - under)  # where curves coincide, the lower ones still show
+        look = {"color": style.CYCLE[under], "lw": wide, "ms": wide + 2.2, "label": name}
+        axes.plot(levels, marker="o", clip_on=False, **look)
+        told.append(f"{name}: {len(levels) - 1} steps from {levels[0]:.2f} to {levels[-1]:.2f}, {_half(levels)}")
+    if current is not None:
+        _mark_step(axes, _numbers(next(iter(schedules.values()))), current)
+    longest = max(len(_numbers(sigmas)) for sigmas in schedules.values()) - 1
+    axes.set(xlabel="step", ylabel="sigma: share of noise", ylim=(-0.02, 1.04), xlim=(-0.02 * longest, longest * 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y")
+    axes.legend(loc="lower left")
+    style.title(axes, title, note="1 is pure noise, 0 is clean")
+    return style.describe(figure, f"{title or 'Noise levels'}. " + "; ".join(told) + ".")
+
+
+def _mark_step(axes: Axes, levels: np.ndarray, current: int) -> None:
+    """A ring and a thin line where the video stands."""
+    level = levels[current]
+    axes.axvline(current, color=style.GREY, lw=0.8, ls=(0, (2, 2)))
+    axes.plot([current], [level], "o", ms=10, mfc="none", mec=style.INK, mew=1.6, clip_on=False)
+    side = "left" if current < len(levels) * 0.8 else "right"
+    shift = 6 if side == "left" else -6
+    axes.annotate(
+        f"step {current}, sigma {level:.2f}", (current, level), (shift, 9), textcoords="offset points",
+        ha=side, va="bottom", fontsize=8.5, fontweight="bold",
+    )  # fmt: skip
+
+
+def _half(levels: np.ndarray) -> str:
+    """Where a schedule passes the middle, in words."""
+    below = np.flatnonzero(levels < 0.5)
+    return f"below one half from step {below[0]}" if len(below) else "never below one half"
+
+
+@style.styled
+def plot_shift(shifts: Sequence[float], *, title: str = "What shift does to time") -> Figure:
+    """The shifted time against the unshifted one, a curve for each shift."""
+    figure = style.new_figure(3.0, width=style.WIDTH * 0.55)
+    axes = figure.subplots()
+    t = np.linspace(0, 1, 201)
+    colours = style.RISING(np.linspace(0.35, 0.95, len(shifts)))
+    for shift, colour in zip(shifts, colours, strict=True):
+        shifted = shift * t / (1 + (shift - 1) * t)
+        axes.plot(t, shifted, color=colour, clip_on=False)
+        across = 1 / (1 + np.sqrt(shift))  # where the curve crosses the falling diagonal
+        label = {"boxstyle": "round,pad=0.15", "fc": style.PAPER, "ec": "none"}
+        axes.text(across, 1 - across, f"{shift:g}", ha="center", va="center", fontsize=8, color=colour, bbox=label)
+    axes.set(xlabel="time without shift", ylabel="sigma with shift", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.grid()
+    style.title(axes, title)
+    middles = ", ".join(f"shift {s:g} moves 0.5 to {s * 0.5 / (1 + (s - 1) * 0.5):.2f}" for s in shifts)
+    return style.describe(figure, f"{title}: {middles}; 0 and 1 stay where they are.")
+
+
+@style.styled
+def plot_lines(
+    lines: Mapping[str, tuple[Numbers, Numbers]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    logarithmic: bool = False,
+    note: str = "",
+) -> Figure:
+    """Curves {name: (x values, y values)} with their points; the name stands at each curve's end."""
+    figure = style.new_figure(3.1, width=style.WIDTH * 0.8)
+    axes = figure.subplots()
+    told = []
+    for (name, (across, up)), colour in zip(lines.items(), style.CYCLE, strict=False):
+        xs, ys = _numbers(across), _numbers(up)
+        axes.plot(xs, ys, color=colour, marker="o", ms=4, label=name)
+        told.append(f"{name}: from {ys[0]:.3g} at {xs[0]:.3g} to {ys[-1]:.3g} at {xs[-1]:.3g}")
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(axis="y")
+    axes.legend()
+    style.title(axes, title, note=note)
+    return style.describe(figure, f"{title}. {y} against {x}. " + "; ".join(told) + ".")
+
+
+@style.styled
+def plot_bars(values: Mapping[str, float], *, y: str, title: str = "", spread: Mapping[str, float] | None = None):
+    """One bar for each {name: value}, lying, with its number; `spread` adds an error bar."""
+    figure = style.new_figure(0.62 + 0.34 * len(values), width=style.WIDTH * 0.75)
+    axes = figure.subplots()
+    places = np.arange(len(values))[::-1]
+    colours = [style.CYCLE[i % len(style.CYCLE)] for i in range(len(values))]
+    errors = [spread.get(name, 0.0) for name in values] if spread else None
+    axes.barh(places, list(values.values()), xerr=errors, color=colours, height=0.62, ecolor=style.INK)
+    reach = max(abs(v) for v in values.values()) or 1
+    for place, (name, value) in zip(places, values.items(), strict=True):
+        beyond = value + (spread or {}).get(name, 0.0)
+        axes.text(beyond + 0.012 * reach, place, f"{value:.3g}", va="center", fontsize=8.5)
+    axes.set_yticks(places, list(values))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set(xlabel=y, xlim=(min(0, *values.values()), 1.12 * reach))
+    style.title(axes, title)
+    return style.describe(figure, f"{title}. {y}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + ".")
+
+
+@style.styled
+def plot_trajectory(paths: Mapping[str, Sequence[Tensor]], *, title: str = "", guesses: bool = False) -> Figure:
+    """The way of latents from noise to video, {name: latents in order}, in the plane where they differ most.
+
+    All paths share the plane. With `guesses`, the paths are clean guesses, which begin in the middle and spread.
+    """
+    figure = style.new_figure(3.6, width=style.WIDTH * 0.7)
+    axes = figure.subplots()
+    flat = {name: np.stack([_numbers(one).ravel() for one in path]) for name, path in paths.items()}
+    places, shares = plane_of(np.concatenate(list(flat.values())))
+    start = 0
+    for (name, path), colour in zip(flat.items(), style.CYCLE, strict=False):
+        way = places[start : start + len(path)]
+        start += len(path)
+        axes.plot(*way.T, color=colour, lw=1.4, label=name, zorder=2)
+        axes.scatter(*way.T, s=np.linspace(10, 34, len(way)), color=colour, zorder=3, edgecolor="white", lw=0.6)
+        axes.plot(*way[0], "o", ms=10, mfc="none", mec=colour, mew=1.4)
+        axes.plot(*way[-1], "*", ms=14, color=colour, mec="white", mew=0.8, zorder=4)
+    axes.set(xlabel=f"first direction ({shares[0]:.0%} of the differences)", ylabel=f"second ({shares[1]:.0%})")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid()
+    axes.legend(loc="best")
+    first = "first guess" if guesses else "noise"
+    style.title(axes, title, note=f"ring: {first}; star: finished")
+    words = f"{title or 'Trajectories'}: {len(flat)} paths of {', '.join(str(len(p)) for p in flat.values())} points"
+    return style.describe(figure, f"{words} in the plane of their two main directions, from a ring to a star.")
+
+
+def _numbers(values: Numbers) -> np.ndarray:
+    detached = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    return np.asarray(detached, dtype=np.float64)

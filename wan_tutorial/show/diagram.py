@@ -1,0 +1,190 @@
+"""The pipeline as one drawing, with the shape of what flows along each arrow.
+
+In: names, settings and shapes as plain values. Out: a figure. Words are amber, embeddings blue, latents pink, pixels
+green, here and in all lessons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from wan_tutorial.show import style
+
+STAGES = ("text", "noise", "denoise", "decode", "video")
+HEIGHT = 4.35
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What the drawing says: how large everything is, and with which files and settings."""
+
+    embedding: tuple[int, ...]  # (tokens, dim)
+    latent: tuple[int, ...]  # (1, 16, F, H, W)
+    video: tuple[int, ...]  # (frames, height, width, 3)
+    steps: int
+    guidance: float
+    shift: float
+    sampler: str
+    scheduler: str
+    text_encoder: str = ""  # file names
+    transformer: str = ""
+    vae: str = ""
+
+
+@style.styled
+def plot_workflow(flow: Flow, *, at: str | None = None) -> Figure:
+    """Draw the way from two prompts and a seed to a video; `at` names a stage to stand out, the others step back."""
+    figure = Figure(figsize=(style.WIDTH, HEIGHT))
+    axes = style.bare(figure.add_axes((0, 0, 1, 1)))
+    axes.set(xlim=(0, style.WIDTH), ylim=(0, HEIGHT))
+    page = _Page(axes, at)
+    vectors, latent, video = map(_shape, (flow.embedding, flow.latent, flow.video))
+
+    page.note("positive prompt", 0.12, 3.42, 1.28, 0.44, style.WORDS, "text")
+    page.note("negative prompt", 0.12, 2.72, 1.28, 0.44, style.WORDS, "text")
+    page.note("seed", 0.12, 0.98, 1.28, 0.44, style.GREY, "noise")
+    page.box("Text encoder", ("UMT5",), 1.98, 2.72, 1.3, 1.14, style.EMBEDDINGS, "text", flow.text_encoder)
+    page.box("Draw noise", ("torch, on the CPU",), 1.98, 0.76, 1.3, 0.88, style.LATENTS, "noise")
+    page.box("VAE decoder", (), 6.98, 0.76, 1.3, 0.88, style.PIXELS, "decode", flow.vae)
+
+    page.frame(4.36, 0.50, 1.98, 3.52, "denoise")
+    page.heading("Denoise", f"{flow.steps} steps", 4.36, 1.98, 3.80, "denoise")
+    page.box("Transformer", ("which way is noise?",), 4.52, 2.62, 1.66, 0.92, style.WORK, "denoise")
+    words = (f"guidance {flow.guidance:g}", f"shift {flow.shift:g}")
+    page.box("Solver", (f"{flow.sampler}, {flow.scheduler}", ", ".join(words)), 4.52, 0.76, 1.66, 0.98, style.WORK, "denoise")
+    page.loop(4.95, 5.75, 1.74, 2.62)
+    page.file(flow.transformer, 4.36 + 0.99, 0.33, "denoise")
+
+    page.arrow((1.40, 3.64), (1.98, 3.50), "text")
+    page.arrow((1.40, 2.94), (1.98, 3.08), "text")
+    page.arrow((1.40, 1.20), (1.98, 1.20), "noise")
+    page.arrow((3.28, 3.50), (4.36, 3.50), "text", style.EMBEDDINGS)
+    page.arrow((3.28, 3.08), (4.36, 3.08), "text", style.EMBEDDINGS)
+    page.shape("2 x " + vectors, 3.82, 3.72, style.EMBEDDINGS, "text")
+    page.shape("embeddings", 3.82, 2.86, style.EMBEDDINGS, "text", mono=False)
+    page.arrow((3.28, 1.20), (4.36, 1.20), "noise", style.LATENTS)
+    page.shape(latent, 3.82, 1.42, style.LATENTS, "noise")
+    page.shape("noise", 3.82, 0.98, style.LATENTS, "noise", mono=False)
+    page.arrow((6.34, 1.20), (6.98, 1.20), "denoise", style.LATENTS)
+    page.shape(latent, 6.64, 1.98, style.LATENTS, "denoise")
+    page.shape("clean latent", 6.64, 1.78, style.LATENTS, "denoise", mono=False)
+    page.film(8.02, 2.48, video)
+    return style.describe(figure, _words(flow, at))
+
+
+@style.styled
+def plot_place(at: str) -> Figure:
+    """The five stages in a row, small, with one of them lit: where a lesson stands."""
+    names = {"text": "text", "noise": "noise", "denoise": "denoise", "decode": "decode", "video": "video"}
+    colours = (style.EMBEDDINGS, style.LATENTS, style.WORK, style.PIXELS, style.INK)
+    figure = Figure(figsize=(style.WIDTH * 0.75, 0.5))
+    axes = style.bare(figure.add_axes((0, 0, 1, 1)))
+    axes.set(xlim=(0, 10), ylim=(0, 0.72))
+    lit = STAGES if at == "all" else (at,)
+    for index, ((key, name), colour) in enumerate(zip(names.items(), colours, strict=True)):
+        on = key in lit
+        x = 0.08 + index * 2.0
+        face = colour if on else "white"
+        box = FancyBboxPatch((x, 0.12), 1.5, 0.46, boxstyle="round,pad=0,rounding_size=0.1", fc=face, ec=colour if on else style.FAINT, lw=1.2)
+        axes.add_patch(box)
+        axes.text(x + 0.75, 0.345, name, ha="center", va="center", fontsize=9, color="white" if on else style.GREY, fontweight="bold" if on else "normal")
+        if index < len(names) - 1:
+            axes.add_patch(FancyArrowPatch((x + 1.55, 0.35), (x + 1.95, 0.35), arrowstyle="-|>", mutation_scale=8, color=style.FAINT))
+    return style.describe(figure, f"Where this lesson stands among {', '.join(STAGES)}: {', '.join(lit)}.")
+
+
+class _Page:
+    """The drawing's few shapes; whatever belongs to another stage than `at` is drawn faintly."""
+
+    def __init__(self, axes: Axes, at: str | None) -> None:
+        self.axes, self.at = axes, at
+
+    def alpha(self, stage: str) -> float:
+        return 1.0 if self.at in (None, "all", stage) else 0.25
+
+    def box(self, name: str, lines: tuple[str, ...], x: float, y: float, w: float, h: float, colour: str, stage: str, file: str = ""):
+        alpha = self.alpha(stage)
+        self._round(x, y, w, h, colour, alpha, rounding=0.09)
+        middle, top = x + w / 2, y + h / 2 + 0.1 * len(lines)
+        self.axes.text(middle, top, name, ha="center", va="center", color="white", fontsize=10.5, fontweight="bold", alpha=alpha)
+        for row, line in enumerate(lines, start=1):
+            self.axes.text(middle, top - 0.205 * row - 0.01, line, ha="center", va="center", color="white", fontsize=8, alpha=alpha)
+        self.file(file, middle, y - 0.17, stage)
+
+    def file(self, name: str, x: float, y: float, stage: str):
+        if name:
+            short = name if len(name) < 30 else name[:14] + "\u2026" + name[-14:]
+            self.axes.text(x, y, short, ha="center", va="center", fontsize=6.8, color=style.GREY, alpha=self.alpha(stage))
+
+    def note(self, name: str, x: float, y: float, w: float, h: float, colour: str, stage: str):
+        alpha = self.alpha(stage)
+        patch = FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=0.2", fc="white", ec=colour, lw=1.6, alpha=alpha)
+        self.axes.add_patch(patch)
+        self.axes.text(x + w / 2, y + h / 2 - 0.01, name, ha="center", va="center", fontsize=8.8, alpha=alpha)
+
+    def frame(self, x: float, y: float, w: float, h: float, stage: str):
+        self._round(x, y, w, h, "#fbeee4", self.alpha(stage), rounding=0.14)
+
+    def heading(self, name: str, more: str, x: float, w: float, y: float, stage: str):
+        alpha = self.alpha(stage)
+        self.axes.text(x + 0.16, y, name, va="center", fontsize=10.5, fontweight="bold", color=style.WORK, alpha=alpha)
+        self.axes.text(x + w - 0.16, y, more, ha="right", va="center", fontsize=8.5, color=style.WORK, alpha=alpha)
+
+    def loop(self, left: float, right: float, low: float, high: float):
+        """Latent up, velocity down."""
+        alpha = self.alpha("denoise")
+        self._line((left, low), (left, high), style.LATENTS, alpha)
+        self._line((right, high), (right, low), style.WORK, alpha)
+        middle = (low + high) / 2
+        self.axes.text(left - 0.07, middle, "latent", rotation=90, ha="right", va="center", fontsize=8, color=style.LATENTS, alpha=alpha)
+        self.axes.text(right + 0.07, middle, "velocity", rotation=90, ha="left", va="center", fontsize=8, color=style.WORK, alpha=alpha)
+
+    def arrow(self, start: tuple[float, float], end: tuple[float, float], stage: str, colour: str = style.GREY):
+        self._line(start, end, colour, self.alpha(stage))
+
+    def shape(self, text: str, x: float, y: float, colour: str, stage: str, *, mono: bool = True):
+        family = "DejaVu Sans Mono" if mono else "DejaVu Sans"
+        self.axes.text(x, y, text, ha="center", va="center", family=family, fontsize=7.4, color=colour, alpha=self.alpha(stage))
+
+    def film(self, x: float, y: float, shape: str):
+        """A little strip of film where the video comes out."""
+        alpha = self.alpha("video") if self.at != "decode" else 1.0
+        self._line((7.63, 1.64), (7.63, 2.36), style.PIXELS, alpha)
+        w, h = 1.5, 0.62
+        left = 7.63 - w / 2
+        self._round(left, 2.38, w, h, style.INK, alpha, rounding=0.05)
+        for i in range(3):
+            self._round(left + 0.1 + i * 0.45, 2.5, 0.4, 0.38, ("#f6c98f", "#f0a24e", "#e07a2a")[i], alpha, rounding=0.02)
+        for i in range(10):
+            for row in (2.415, 2.915):
+                self._round(left + 0.085 + i * 0.142, row, 0.06, 0.045, "white", alpha, rounding=0.01)
+        self.axes.text(7.63, 3.32, "video", ha="center", va="center", fontsize=10.5, fontweight="bold", alpha=alpha)
+        self.shape(shape, 7.63, 3.14, style.PIXELS, "video" if self.at != "decode" else "decode")
+
+    def _round(self, x: float, y: float, w: float, h: float, colour: str, alpha: float, *, rounding: float):
+        box = FancyBboxPatch((x, y), w, h, boxstyle=f"round,pad=0,rounding_size={rounding}", fc=colour, ec="none", alpha=alpha)
+        self.axes.add_patch(box)
+
+    def _line(self, start: tuple[float, float], end: tuple[float, float], colour: str, alpha: float):
+        arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.6, color=colour, alpha=alpha, shrinkA=2, shrinkB=1)
+        self.axes.add_patch(arrow)
+
+
+def _shape(numbers: tuple[int, ...]) -> str:
+    return "(" + ", ".join(map(str, numbers)) + ")"
+
+
+def _words(flow: Flow, at: str | None) -> str:
+    """The drawing for those who do not see it."""
+    lit = f" The stage {at} stands out." if at and at != "all" else ""
+    return (
+        f"Workflow: the positive and the negative prompt go through the text encoder and become two embeddings of shape "
+        f"{_shape(flow.embedding)}; a seed becomes noise of shape {_shape(flow.latent)}; both enter the denoising loop, "
+        f"in which the transformer gives a velocity and the solver ({flow.sampler}, {flow.scheduler}, guidance "
+        f"{flow.guidance:g}, shift {flow.shift:g}) moves the latent, {flow.steps} times; the clean latent of shape "
+        f"{_shape(flow.latent)} goes through the VAE decoder and becomes a video of shape {_shape(flow.video)}.{lit}"
+    )

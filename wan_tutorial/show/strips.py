@@ -1,0 +1,78 @@
+"""Videos as film strips: moments from left to right over a time axis, one row for each video.
+
+Comes after the last stage. In: videos (frames, height, width, 3), floats in [-1, 1] or uint8. Out: figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.show import style
+from wan_tutorial.show.video import Frames, strip_frames, to_frames
+
+
+@style.styled
+def plot_strips(videos: Mapping[str, Frames], *, fps: float, columns: int = 7, alt: str = "") -> Figure:
+    """Film strips under each other, {title: video}; all read from left to right over one axis of seconds.
+
+    Shows `columns` moments of each, evenly spaced, the first and the last among them.
+    """
+    if not videos:
+        raise WanError("There is no video to show: give at least one, {title: video}.")
+    rows = {name: to_frames(video) for name, video in videos.items()}
+    count = max(len(frames) for frames in rows.values())
+    chosen = strip_frames(count, columns)
+    height, width = next(iter(rows.values())).shape[1:3]
+    cell = style.WIDTH / len(chosen)
+    titles = 0.26 if any(rows) else 0
+    row_height = cell * height / width + titles
+    figure = style.new_figure(len(rows) * row_height + 0.42)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.01, wspace=0, hspace=0)
+    grid = figure.subplots(len(rows), len(chosen), squeeze=False)
+    for axes_row, (name, frames) in zip(grid, rows.items(), strict=True):
+        for axes, index in zip(axes_row, chosen, strict=True):
+            _picture(axes, frames[index] if index < len(frames) else None)
+        axes_row[0].set_title(name, fontsize=9, pad=4)
+    _time_axis(grid[-1], [index / fps for index in chosen])
+    names = "; ".join(name for name in rows if name)
+    words = alt or f"Film strip of {len(rows)} {'video' if len(rows) == 1 else 'videos'}: {names}"
+    return style.describe(figure, f"{words}. {len(chosen)} moments from 0 to {chosen[-1] / fps:.2f} seconds.")
+
+
+@style.styled
+def plot_pictures(
+    pictures: Sequence[np.ndarray], *, labels: Sequence[str], title: str = "", alt: str, columns: int = 7
+) -> Figure:
+    """Single pictures (height, width, 3) in reading order, each with a label below it."""
+    shown = to_frames(np.stack([np.asarray(picture) for picture in pictures]))
+    columns = min(columns, len(shown))
+    rows = -(-len(shown) // columns)
+    cell = style.WIDTH / columns
+    height = cell * shown.shape[1] / shown.shape[2] + 0.24
+    figure = style.new_figure(rows * height + (0.3 if title else 0.05))
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        style.bare(axes)
+    for axes, picture, label in zip(grid, shown, labels, strict=False):
+        _picture(axes, picture)
+        axes.set_xlabel(label, fontsize=8, labelpad=3)
+    if title:
+        figure.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold")
+    return style.describe(figure, alt)
+
+
+def _picture(axes, picture: np.ndarray | None) -> None:
+    style.bare(axes)
+    if picture is not None:
+        axes.imshow(picture, interpolation="lanczos")
+
+
+def _time_axis(row, seconds: Sequence[float]) -> None:
+    """Seconds below the last row."""
+    for place, (axes, second) in enumerate(zip(row, seconds, strict=True)):
+        axes.set_xlabel(f"{second:.2f} s" if place else "time 0 s", fontsize=8, labelpad=3)
