@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,9 +95,10 @@ def load(
     )
     pipeline = Pipeline(entry, files, placement)
     if entry.light:
-        with pipeline.meter.stage("load"):
-            for role in tqdm(ROLES, **_bar("load", progress)):
+        with _stage(pipeline.meter, "load", progress, total=len(ROLES)) as bar:
+            for role in ROLES:
                 pipeline.part(role)
+                bar.update()
     return pipeline
 
 
@@ -260,22 +262,20 @@ class Pipeline:
         _say(notices, progress)
         meter = StageMeter(self.placement.device)
         noise = self.draw_noise(size, seed=seed)
-        with meter.stage("text"), tqdm(total=1, **_bar("text", progress)) as bar:
+        with _stage(meter, "text", progress):
             text = self.encode_text(prompt, negative)
             self.free("text_encoder")
-            bar.update()
-        cut = tuple(_cut_notices(text))
-        _say(cut, progress)
-        with meter.stage("steps"), tqdm(total=settings.steps, **_bar("steps", progress)) as bar:
+        with _stage(meter, "steps", progress, total=settings.steps) as bar:
             clean = None if start is None else self.encode(start)
             for step in self.denoise(noise, text, start=clean, **vars(settings)):
                 latent = step.latent
                 bar.update()
             self.free("transformer")
-        with meter.stage("decode"), tqdm(total=1, **_bar("decode", progress)) as bar:
+        with _stage(meter, "decode", progress):
             video = self.decode(latent)
             self.free("vae")
-            bar.update()
+        too_long = tuple(_cut_notices(text))
+        _say(too_long, progress)
         return Result(
             video=video,
             latent=latent.cpu(),
@@ -287,7 +287,7 @@ class Pipeline:
             settings=settings,
             fps=self.entry.fps,
             stages=tuple(meter.stages),
-            notices=notices + cut,
+            notices=notices + too_long,
         )
 
     def settings(
@@ -345,7 +345,13 @@ def _say(notices: Iterable[str], progress: bool) -> None:
         print(notice, file=sys.stderr)
 
 
-def _bar(name: str, progress: bool) -> dict[str, Any]:
-    """How every progress bar looks."""
+@contextmanager
+def _stage(meter: StageMeter, name: str, progress: bool, total: int = 1) -> Iterator[tqdm]:
+    """One stage, measured, under a progress bar that is full at its end."""
     shape = "{desc} {bar:32} {n_fmt}/{total_fmt}  {elapsed} (left {remaining})"
-    return {"desc": f"{name:6}", "bar_format": shape, "disable": not progress, "file": sys.stderr}
+    with (
+        meter.stage(name),
+        tqdm(desc=f"{name:6}", total=total, bar_format=shape, disable=not progress, file=sys.stderr) as bar,
+    ):
+        yield bar
+        bar.update(total - bar.n)

@@ -62,4 +62,4 @@ def to_bytes(video: Tensor) -> Tensor:
 
 def to_pixels(video: np.ndarray) -> Tensor:
     """uint8 (B, F, H, W, 3) to float pixels (B, 3, F, H, W) in [-1, 1], the layout of the VAE."""
-    return torch.from_numpy(np.ascontiguousarray(video)).movedim(-1, 1).float() / 127.5 - 1
+    return torch.from_numpy(np.array(video)).movedim(-1, 1).float() / 127.5 - 1

@@ -72,16 +72,16 @@ def tokenize(texts: Sequence[str]) -> Tensor:
 
 
 class PatchStem(nn.Sequential):
-    """Three convolutions in place of CLIP's single one: (B, 6, 96, 96) -> (B, width, 8, 8)."""
+    """Convolutions in place of CLIP's single one: (B, 6, 96, 96) -> (B, width, 6, 6)."""
 
     def __init__(self, width: int):
         super().__init__(
             nn.PixelUnshuffle(4),  # (B, 96, 24, 24)
-            nn.Conv2d(96, 96, 3, padding=1),
+            nn.Conv2d(96, 128, 3, padding=1),
             nn.GELU(),
-            nn.Conv2d(96, 96, 3, padding=1),
+            nn.Conv2d(128, width, 3, stride=2, padding=1),
             nn.GELU(),
-            nn.Conv2d(96, width, 3, stride=3),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
         )
 
     @property
@@ -95,7 +95,8 @@ def new_clip() -> CLIPModel:
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
     text |= {"vocab_size": END + 1, "max_position_embeddings": TEXT_LENGTH}
     text |= {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
-    vision |= {"image_size": SIDE, "patch_size": 12, "num_channels": 6}
+    vision |= {"image_size": SIDE, "patch_size": 16, "num_channels": 6}
+    vision["hidden_act"] = text["hidden_act"] = "gelu"
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=128, logit_scale_init_value=3.0)
     config._attn_implementation = "eager"  # trains twice as fast on a CPU
     clip = CLIPModel(config)

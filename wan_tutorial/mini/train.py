@@ -1,14 +1,91 @@
-"""Train the scale model, stage by stage: `python -m wan_tutorial.mini.train STAGE --minutes M`."""
+"""Train the scale model, stage by stage, on a CPU or a GPU; every stage resumes where it was cut.
+
+    python -m wan_tutorial.mini.train text --minutes 20         tokenizer and text encoder, from captions
+    python -m wan_tutorial.mini.train vae --minutes 60          the VAE, from renders
+    python -m wan_tutorial.mini.train latents                   encode the training videos with the released VAE
+    python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
+    python -m wan_tutorial.mini.train handover --out FOLDER     averaged weights, 16 bits, in files of 15 MB at most
+    python -m wan_tutorial.mini.train takeover --out FOLDER     begin where a hand-over ended, on another machine
+
+Each of text, vae and transformer ends by writing its file into assets/mini, in the format of its real counterpart.
+The judge has a command of its own (`python -m wan_tutorial.mini.train_judge`), as it must not meet the generator.
+"""
+
 import argparse
+import sys
 from pathlib import Path
+
 import torch
-def main():
-    p=argparse.ArgumentParser(); p.add_argument("stage"); p.add_argument("--minutes",type=float,default=30); p.add_argument("--folder",type=Path,default=Path("outputs/training")); p.add_argument("--compile",action="store_true")
-    a=p.parse_args()
-    if a.stage=="vae":
-        from .train_vae import train_vae
-        train_vae(a.folder, minutes=a.minutes, compile=a.compile)
-    if a.stage=="text":
-        from .train_text import train_text
-        train_text(a.folder, minutes=a.minutes)
-if __name__=="__main__": main()
+
+from ..errors import WanError
+from ..files import read_tensors
+from ..text import load_text_encoder
+from ..vae import load_vae
+from . import release
+from .data import VideoPool
+from .handover import hand_over, take_over
+from .latents import LatentPool
+from .train_text import train_text
+from .train_transformer import Batches, train_transformer
+from .train_vae import train_vae
+
+STAGES = ("text", "vae", "latents", "transformer", "handover", "takeover")
+
+
+def pools(folder: Path) -> tuple[list[LatentPool], LatentPool]:
+    """The transformer's training videos: many scenes, and more of the brief's own."""
+    many = [VideoPool(folder, 2560), VideoPool(folder, 3072, first_seed=100_000)]
+    brief = VideoPool(folder, 320, split="brief", first_seed=500_000)
+    return [LatentPool(pool) for pool in many], LatentPool(brief)
+
+
+def run(options: argparse.Namespace) -> None:
+    folder, assets = options.folder, options.assets
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.stage == "text":
+        train_text(folder, minutes=options.minutes)
+        release.release_text_encoder(folder, assets)
+    elif options.stage == "vae":
+        train_vae(folder, minutes=options.minutes, device=options.device, compile=options.compile)
+        release.release_vae(folder, assets)
+    elif options.stage == "latents":
+        vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors)
+        many, brief = pools(folder)
+        for pool in (brief, *many):
+            pool.encode(vae)
+    elif options.stage == "transformer":
+        file = read_tensors(assets / release.TEXT_ENCODER).require("text encoder")
+        batches = Batches(*pools(folder))
+        train_transformer(
+            folder, load_text_encoder(file.tensors), batches, minutes=options.minutes, compile=options.compile
+        )
+        release.release_transformer(folder, assets)
+    elif options.stage == "handover":
+        hand_over(folder, options.out)
+    else:
+        take_over(options.out, folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m wan_tutorial.mini.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--minutes", type=float, default=30, help="of training, in all (default: 30)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile: slow to start, then faster")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/training"), help="videos, checkpoints, curves")
+    parser.add_argument("--assets", type=Path, default=release.ASSETS, help="where finished files go")
+    parser.add_argument("--out", type=Path, default=Path("outputs/handover"), help="of handover and takeover")
+    try:
+        run(parser.parse_args(arguments))
+    except WanError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,11 +25,12 @@ from .loop import Budget, train
 from .world import Scene, draw_scene, render
 
 Sources = list[tuple[VideoPool, np.ndarray]]
+SHIFT = 8  # pixels a picture may be moved
 SWAP = {"left": "right", "right": "left"}
 
 
 def draw_pairs(sources: Sources, batch: int, dice: np.random.Generator) -> tuple[Tensor, list[Scene]]:
-    """Random moments (B, 6, 96, 96), half of them mirrored, and what they show."""
+    """Random moments (B, 6, 96, 96), shifted, half of them mirrored, and what they show."""
     pictures, scenes = [], []
     for _ in range(batch):
         pool, videos = sources[dice.integers(len(sources))]
@@ -37,25 +38,21 @@ def draw_pairs(sources: Sources, batch: int, dice: np.random.Generator) -> tuple
         scene, picture = pool.scene(index), videos[index, at : at + 2]
         if dice.random() < 0.5:
             picture, scene = picture[:, :, ::-1], replace(scene, camera=SWAP.get(scene.camera, scene.camera))
+        y, x = dice.integers(2 * SHIFT + 1, size=2)
+        picture = np.pad(picture, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
+        picture = picture[:, y : y + pool.height, x : x + pool.width]
         pictures.append(np.concatenate(picture, axis=-1))
         scenes.append(scene)
     return torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1, scenes
 
 
 def disturb(pairs: Tensor) -> Tensor:
-    """Shift, zoom, light, soften and roughen two frames alike, a little; then the second becomes a difference."""
+    """Soften and light two frames alike, a little, as a VAE might; then the second becomes a difference."""
     n = len(pairs)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = torch.empty(n).uniform_(0.9, 1.06)
-    theta[:, :, 2] = torch.empty(n, 2).uniform_(-0.08, 0.08)
-    grid = F.affine_grid(theta, list(pairs.shape), align_corners=False)
-    pairs = F.grid_sample(pairs, grid, padding_mode="reflection", align_corners=False)
     soft = F.interpolate(F.avg_pool2d(pairs, 2), scale_factor=2, mode="bilinear")
-    amount = torch.rand(n, 1, 1, 1) * (torch.rand(n, 1, 1, 1) < 0.6)
-    pairs = torch.lerp(pairs, soft, amount)
-    tint = torch.empty(n, 3, 1, 1).uniform_(0.95, 1.05).repeat(1, 2, 1, 1)
-    pairs = (pairs + 1) * tint * torch.empty(n, 1, 1, 1).uniform_(0.9, 1.1) - 1
-    first, second = (pairs + 0.02 * torch.randn_like(pairs)).chunk(2, dim=1)
+    pairs = torch.lerp(pairs, soft, torch.rand(n, 1, 1, 1) * (torch.rand(n, 1, 1, 1) < 0.6))
+    light = torch.empty(n, 3, 1, 1).uniform_(0.95, 1.05) * torch.empty(n, 1, 1, 1).uniform_(0.9, 1.1)
+    first, second = ((pairs + 1) * light.repeat(1, 2, 1, 1) - 1).chunk(2, dim=1)
     return torch.cat((first, second - first), dim=1)
 
 
@@ -122,13 +119,15 @@ def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, bat
     """Train for `minutes`; checkpoint and curves go to `folder`, from which an interrupted run goes on."""
     torch.manual_seed(0)
     sources = [(pool, pool.videos()) for pool in pools]
-    clip, numbers, dice = new_clip(), np.random.default_rng(), random.Random()
+    clip = new_clip().to(memory_format=torch.channels_last)
+    numbers, dice = np.random.default_rng(), random.Random()
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         pairs, scenes = draw_pairs(sources, batch, numbers)
-        return judge_loss(clip, disturb(pairs), scenes, dice)
+        pairs = disturb(pairs).contiguous(memory_format=torch.channels_last)
+        return judge_loss(clip, pairs, scenes, dice)
 
-    budget = Budget(minutes, learning_rate=1e-3, weight_decay=0.05, averaging=0.998, save_minutes=1)
+    budget = Budget(minutes, learning_rate=1e-3, warmup_steps=60, weight_decay=0.05, averaging=0.998, save_minutes=1)
     return train(clip, loss_of, budget=budget, folder=folder)
 
 

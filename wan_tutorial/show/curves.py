@@ -30,7 +30,7 @@ def plot_sigmas(schedules: Mapping[str, Numbers], *, current: int | None = None,
     told = []
     for under, (name, sigmas) in enumerate(schedules.items()):
         levels = _numbers(sigmas)
-        wide = 1.4 + 2.2 * (len(schedules) - 1 - under)  # where curves coincide, the lower ones still show
+        wide = 1.4 + 1.5 * (len(schedules) - 1 - under)  # where curves coincide, the lower ones still show
         look = {"color": style.CYCLE[under], "lw": wide, "ms": wide + 2.2, "label": name}
         axes.plot(levels, marker="o", clip_on=False, **look)
         told.append(f"{name}: {len(levels) - 1} steps from {levels[0]:.2f} to {levels[-1]:.2f}, {_half(levels)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -36,43 +37,46 @@ class Flow:
 
 
 @style.styled
-def plot_workflow(flow: Flow, *, at: str | None = None) -> Figure:
-    """Draw the way from two prompts and a seed to a video; `at` names a stage to stand out, the others step back."""
+def plot_workflow(flow: Flow, *, at: str | None = None, frames: np.ndarray | None = None) -> Figure:
+    """Draw the way from two prompts and a seed to a video; `at` names a stage to stand out, the others step back.
+
+    `frames` (n, height, width, 3), uint8: a video whose first, middle and last frame the drawing's film shows.
+    """
     figure = Figure(figsize=(style.WIDTH, HEIGHT))
     axes = style.bare(figure.add_axes((0, 0, 1, 1)))
-    axes.set(xlim=(0, style.WIDTH), ylim=(0, HEIGHT))
+    axes.set(xlim=(0, style.WIDTH), ylim=(0, HEIGHT), autoscale_on=False)
     page = _Page(axes, at)
     vectors, latent, video = map(_shape, (flow.embedding, flow.latent, flow.video))
 
-    page.note("positive prompt", 0.12, 3.42, 1.28, 0.44, style.WORDS, "text")
-    page.note("negative prompt", 0.12, 2.72, 1.28, 0.44, style.WORDS, "text")
-    page.note("seed", 0.12, 0.98, 1.28, 0.44, style.GREY, "noise")
-    page.box("Text encoder", ("UMT5",), 1.98, 2.72, 1.3, 1.14, style.EMBEDDINGS, "text", flow.text_encoder)
-    page.box("Draw noise", ("torch, on the CPU",), 1.98, 0.76, 1.3, 0.88, style.LATENTS, "noise")
-    page.box("VAE decoder", (), 6.98, 0.76, 1.3, 0.88, style.PIXELS, "decode", flow.vae)
+    page.note("positive prompt", 0.10, 3.40, 1.30, 0.44, style.WORDS, "text")
+    page.note("negative prompt", 0.10, 2.70, 1.30, 0.44, style.WORDS, "text")
+    page.note("seed", 0.10, 0.98, 1.30, 0.44, style.GREY, "noise")
+    page.box("Text encoder", ("UMT5",), 1.92, 2.70, 1.30, 1.14, style.EMBEDDINGS, "text", flow.text_encoder)
+    page.box("Draw noise", ("torch, on the CPU",), 1.92, 0.76, 1.30, 0.88, style.LATENTS, "noise")
+    page.box("VAE decoder", ("latent to pixels",), 7.80, 0.76, 1.30, 0.88, style.PIXELS, "decode", flow.vae)
 
-    page.frame(4.36, 0.50, 1.98, 3.52, "denoise")
-    page.heading("Denoise", f"{flow.steps} steps", 4.36, 1.98, 3.80, "denoise")
-    page.box("Transformer", ("which way is noise?",), 4.52, 2.62, 1.66, 0.92, style.WORK, "denoise")
-    words = (f"guidance {flow.guidance:g}", f"shift {flow.shift:g}")
-    page.box("Solver", (f"{flow.sampler}, {flow.scheduler}", ", ".join(words)), 4.52, 0.76, 1.66, 0.98, style.WORK, "denoise")
-    page.loop(4.95, 5.75, 1.74, 2.62)
-    page.file(flow.transformer, 4.36 + 0.99, 0.33, "denoise")
+    page.frame(4.46, 0.50, 2.06, 3.58, "denoise")
+    page.heading("Denoise", f"{flow.steps} steps", 4.46, 2.06, 3.85, "denoise")
+    page.box("Transformer", ("which way is noise?",), 4.62, 2.62, 1.74, 0.98, style.WORK, "denoise")
+    words = (f"{flow.sampler}, {flow.scheduler}", f"guidance {flow.guidance:g}, shift {flow.shift:g}")
+    page.box("Solver", words, 4.62, 0.72, 1.74, 0.98, style.WORK, "denoise")
+    page.loop(5.08, 5.90, 1.70, 2.62)
+    page.file(flow.transformer, 5.49, 0.33, "denoise")
 
-    page.arrow((1.40, 3.64), (1.98, 3.50), "text")
-    page.arrow((1.40, 2.94), (1.98, 3.08), "text")
-    page.arrow((1.40, 1.20), (1.98, 1.20), "noise")
-    page.arrow((3.28, 3.50), (4.36, 3.50), "text", style.EMBEDDINGS)
-    page.arrow((3.28, 3.08), (4.36, 3.08), "text", style.EMBEDDINGS)
-    page.shape("2 x " + vectors, 3.82, 3.72, style.EMBEDDINGS, "text")
-    page.shape("embeddings", 3.82, 2.86, style.EMBEDDINGS, "text", mono=False)
-    page.arrow((3.28, 1.20), (4.36, 1.20), "noise", style.LATENTS)
-    page.shape(latent, 3.82, 1.42, style.LATENTS, "noise")
-    page.shape("noise", 3.82, 0.98, style.LATENTS, "noise", mono=False)
-    page.arrow((6.34, 1.20), (6.98, 1.20), "denoise", style.LATENTS)
-    page.shape(latent, 6.64, 1.98, style.LATENTS, "denoise")
-    page.shape("clean latent", 6.64, 1.78, style.LATENTS, "denoise", mono=False)
-    page.film(8.02, 2.48, video)
+    page.arrow((1.40, 3.62), (1.92, 3.48), "text")
+    page.arrow((1.40, 2.92), (1.92, 3.06), "text")
+    page.arrow((1.40, 1.20), (1.92, 1.20), "noise")
+    page.arrow((3.22, 3.42), (4.46, 3.42), "text", style.EMBEDDINGS)
+    page.arrow((3.22, 3.12), (4.46, 3.12), "text", style.EMBEDDINGS)
+    page.shape("2 x " + vectors, 3.82, 3.60, style.EMBEDDINGS, "text")
+    page.shape("embeddings", 3.82, 2.93, style.EMBEDDINGS, "text", mono=False)
+    page.arrow((3.22, 1.20), (4.46, 1.20), "noise", style.LATENTS)
+    page.shape(latent, 3.82, 1.39, style.LATENTS, "noise")
+    page.shape("noise", 3.82, 1.02, style.LATENTS, "noise", mono=False)
+    page.arrow((6.52, 1.20), (7.80, 1.20), "denoise", style.LATENTS)
+    page.shape(latent, 7.14, 1.39, style.LATENTS, "denoise")
+    page.shape("clean latent", 7.14, 1.02, style.LATENTS, "denoise", mono=False)
+    page.film(8.45, 2.34, video, frames)
     return style.describe(figure, _words(flow, at))
 
 
@@ -150,20 +154,28 @@ class _Page:
         family = "DejaVu Sans Mono" if mono else "DejaVu Sans"
         self.axes.text(x, y, text, ha="center", va="center", family=family, fontsize=7.4, color=colour, alpha=self.alpha(stage))
 
-    def film(self, x: float, y: float, shape: str):
+    def film(self, middle: float, y: float, shape: str, frames: np.ndarray | None):
         """A little strip of film where the video comes out."""
-        alpha = self.alpha("video") if self.at != "decode" else 1.0
-        self._line((7.63, 1.64), (7.63, 2.36), style.PIXELS, alpha)
-        w, h = 1.5, 0.62
-        left = 7.63 - w / 2
-        self._round(left, 2.38, w, h, style.INK, alpha, rounding=0.05)
+        alpha = max(self.alpha("video"), self.alpha("decode"))
+        self._line((middle, 1.64), (middle, y - 0.02), style.PIXELS, alpha)
+        size, gap = 0.41, 0.025
+        w, h = 3 * size + 4 * gap, size + 0.24
+        left = middle - w / 2
+        self._round(left, y, w, h, style.INK, alpha, rounding=0.04)
         for i in range(3):
-            self._round(left + 0.1 + i * 0.45, 2.5, 0.4, 0.38, ("#f6c98f", "#f0a24e", "#e07a2a")[i], alpha, rounding=0.02)
-        for i in range(10):
-            for row in (2.415, 2.915):
-                self._round(left + 0.085 + i * 0.142, row, 0.06, 0.045, "white", alpha, rounding=0.01)
-        self.axes.text(7.63, 3.32, "video", ha="center", va="center", fontsize=10.5, fontweight="bold", alpha=alpha)
-        self.shape(shape, 7.63, 3.14, style.PIXELS, "video" if self.at != "decode" else "decode")
+            x, low = left + gap + i * (size + gap), y + 0.12
+            if frames is None:
+                colour = ("#f6c98f", "#f0a24e", "#e07a2a")[i]
+                self._round(x, low, size, size, colour, alpha, rounding=0.02)
+            else:
+                frame = frames[round(i * (len(frames) - 1) / 2)]
+                place = (x, x + size, low, low + size)
+                self.axes.imshow(frame, extent=place, interpolation="lanczos", alpha=alpha, zorder=3, aspect="auto")
+        for i in range(9):
+            for row in (y + 0.04, y + h - 0.08):
+                self._round(left + 0.05 + i * (w - 0.15) / 8, row, 0.05, 0.04, "white", alpha, rounding=0.01)
+        self.axes.text(middle, y + h + 0.34, "video", ha="center", va="center", fontsize=10.5, fontweight="bold", alpha=alpha)
+        self.shape(shape, middle, y + h + 0.15, style.PIXELS, "decode" if self.at == "decode" else "video")
 
     def _round(self, x: float, y: float, w: float, h: float, colour: str, alpha: float, *, rounding: float):
         box = FancyBboxPatch((x, y), w, h, boxstyle=f"round,pad=0,rounding_size={rounding}", fc=colour, ec="none", alpha=alpha)

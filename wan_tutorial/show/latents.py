@@ -73,19 +73,16 @@ def plot_channels(latent: Tensor | np.ndarray, *, frame: int = 0, title: str = "
     """The 16 channels of one latent frame, side by side, on one scale: blue below the mean, orange above it."""
     channels = _array(latent)[:, frame]  # (16, H, W)
     reach = float(np.quantile(np.abs(channels), 0.995))
-    cell = (style.WIDTH - 0.6) / 8
-    height = cell * channels.shape[1] / channels.shape[2] + 0.2
-    figure = style.new_figure(2 * height + (0.3 if title else 0.05))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    grid = figure.subplots(2, 8)
+    aspect = channels.shape[1] / channels.shape[2]
+    figure, grid = style.picture_grid(2, 8, aspect=aspect, below=0.18, top=0.3 if title else 0.02, right=0.85)
     for index, axes in enumerate(grid.ravel()):
-        picture = style.bare(axes).imshow(channels[index], cmap=style.AROUND, vmin=-reach, vmax=reach)
+        picture = axes.imshow(channels[index], cmap=style.AROUND, vmin=-reach, vmax=reach)
         axes.set_xlabel(f"{index}", fontsize=7.5, labelpad=2, color=style.GREY)
-    bar = figure.colorbar(picture, ax=grid, fraction=0.02, pad=0.012, aspect=24)
+    low, high = grid[1, 7].get_position(), grid[0, 7].get_position()
+    bar = figure.colorbar(picture, cax=figure.add_axes((high.x1 + 0.012, low.y0, 0.012, high.y1 - low.y0)))
     bar.outline.set_visible(False)
-    bar.set_label("value, in standard deviations", fontsize=8)
-    if title:
-        figure.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold")
+    bar.set_label("standard deviations", fontsize=8)
+    style.page_title(figure, title)
     words = f"The 16 channels of latent frame {frame} as maps of {channels.shape[2]} by {channels.shape[1]} cells"
     spread = f"values from {channels.min():.1f} to {channels.max():.1f}, standard deviation {channels.std():.2f}"
     return style.describe(figure, f"{title + ': ' if title else ''}{words}; {spread}.")

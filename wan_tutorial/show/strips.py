@@ -27,15 +27,12 @@ def plot_strips(videos: Mapping[str, Frames], *, fps: float, columns: int = 7, a
     count = max(len(frames) for frames in rows.values())
     chosen = strip_frames(count, columns)
     height, width = next(iter(rows.values())).shape[1:3]
-    cell = style.WIDTH / len(chosen)
-    titles = 0.26 if any(rows) else 0
-    row_height = cell * height / width + titles
-    figure = style.new_figure(len(rows) * row_height + 0.42)
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.01, wspace=0, hspace=0)
-    grid = figure.subplots(len(rows), len(chosen), squeeze=False)
+    above = 0.25 if any(rows) else 0
+    figure, grid = style.picture_grid(len(rows), len(chosen), aspect=height / width, above=above, bottom=0.22, top=0.02)
     for axes_row, (name, frames) in zip(grid, rows.items(), strict=True):
         for axes, index in zip(axes_row, chosen, strict=True):
-            _picture(axes, frames[index] if index < len(frames) else None)
+            if index < len(frames):
+                axes.imshow(frames[index], interpolation="lanczos")
         axes_row[0].set_title(name, fontsize=9, pad=4)
     _time_axis(grid[-1], [index / fps for index in chosen])
     names = "; ".join(name for name in rows if name)
@@ -51,25 +48,13 @@ def plot_pictures(
     shown = to_frames(np.stack([np.asarray(picture) for picture in pictures]))
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
-    cell = style.WIDTH / columns
-    height = cell * shown.shape[1] / shown.shape[2] + 0.24
-    figure = style.new_figure(rows * height + (0.3 if title else 0.05))
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        style.bare(axes)
-    for axes, picture, label in zip(grid, shown, labels, strict=False):
-        _picture(axes, picture)
-        axes.set_xlabel(label, fontsize=8, labelpad=3)
-    if title:
-        figure.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold")
-    return style.describe(figure, alt)
-
-
-def _picture(axes, picture: np.ndarray | None) -> None:
-    style.bare(axes)
-    if picture is not None:
+    aspect = shown.shape[1] / shown.shape[2]
+    figure, grid = style.picture_grid(rows, columns, aspect=aspect, below=0.22, top=0.3 if title else 0.02)
+    for axes, picture, label in zip(grid.ravel(), shown, labels, strict=False):
         axes.imshow(picture, interpolation="lanczos")
+        axes.set_xlabel(label, fontsize=8, labelpad=3)
+    style.page_title(figure, title)
+    return style.describe(figure, alt)
 
 
 def _time_axis(row, seconds: Sequence[float]) -> None:

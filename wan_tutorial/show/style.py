@@ -98,6 +98,42 @@ def describe(figure: Figure, words: str) -> Figure:
     return figure
 
 
+def picture_grid(
+    rows: int,
+    columns: int,
+    *,
+    aspect: float,
+    above: float = 0,
+    below: float = 0,
+    top: float = 0,
+    bottom: float = 0,
+    right: float = 0,
+) -> tuple[Figure, np.ndarray]:
+    """A page of bare axes for pictures, edge to edge, and the axes (rows, columns).
+
+    `aspect` is height over width of a picture; `above` and `below` leave room at each, `top`, `bottom` and `right`
+    on the page, in inches.
+    """
+    gap, edge = 0.035, 0.02
+    cell = (WIDTH - right - 2 * edge - gap * (columns - 1)) / columns
+    step = cell * aspect + above + below + gap
+    height = top + rows * step + edge + bottom
+    figure = Figure(figsize=(WIDTH, height))
+    grid = np.empty((rows, columns), dtype=object)
+    for row, column in np.ndindex(rows, columns):
+        left, low = edge + column * (cell + gap), height - top - row * step - above - cell * aspect
+        place = (left / WIDTH, low / height, cell / WIDTH, cell * aspect / height)
+        grid[row, column] = bare(figure.add_axes(place))
+    return figure, grid
+
+
+def page_title(figure: Figure, text: str) -> None:
+    """A bold title at the top left of a page of pictures."""
+    if text:
+        high = figure.get_figheight()
+        figure.text(0.02 / WIDTH, 1 - 0.05 / high, text, va="top", fontsize=10, fontweight="bold")
+
+
 def bare(axes: Axes) -> Axes:
     """No frame, no ticks: for pictures."""
     axes.set_xticks([])

@@ -186,7 +186,9 @@ def film_strip(
         )
         centre = left + width / 2
         draw.line([(centre, axis - 4), (centre, axis + 4)], INK, 1)
-        label = f"{index / fps:.2f} s" if place else "time 0.00 s"
+        label = f"{index / fps:.2f} s"
+        if place == 0 and font.getlength(f"time {label}") <= width:
+            label = f"time {label}"
         draw.text((centre, axis + 8), label, INK, font, anchor="mt")
     return np.asarray(page)
 

@@ -1,0 +1,157 @@
+"""Every checker is itself checked: it passes its solution, names each misconception, and never raises."""
+
+import inspect
+
+import pytest
+import torch
+
+from wan_tutorial import noise, sizes
+from wan_tutorial.exercises import first, marking, prompts, starts, steps
+from wan_tutorial.exercises.marking import Exercise, Misconception, agrees, check, mark
+from wan_tutorial.quantization import dequantize_fp8, quantize_fp8
+from wan_tutorial.sampling.schedules import shift_time
+from wan_tutorial.sampling.solvers import euler
+from wan_tutorial.sizes import VideoSize
+
+MODULES = (first, prompts, starts, steps)
+EXERCISES = [exercise for module in MODULES for exercise in module.EXERCISES]
+WRONG = [(exercise, wrong) for exercise in EXERCISES for wrong in exercise.misconceptions]
+
+exercises = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
+
+
+@pytest.fixture(autouse=True)
+def fresh_attempts():
+    marking._attempts.clear()
+
+
+@exercises
+def test_the_solution_passes(exercise):
+    assert mark(exercise, exercise.solution).mark == "right"
+
+
+@exercises
+def test_there_are_three_hints_three_misconceptions_and_a_checker(exercise):
+    assert len(exercise.hints) == 3 and all(exercise.hints)
+    names = [wrong.name for wrong in exercise.misconceptions]
+    assert len(names) >= 3 and len(set(names)) == len(names)
+    (module,) = (module for module in MODULES if exercise in module.EXERCISES)
+    checker = getattr(module, f"check_{exercise.name}")
+    assert checker(exercise.solution) is exercise.solution
+
+
+@pytest.mark.parametrize(("exercise", "wrong"), WRONG, ids=lambda one: one.name)
+def test_a_wrong_answer_runs_has_the_right_shape_and_is_told_what_it_did(exercise: Exercise, wrong: Misconception):
+    inputs = exercise.inputs(torch.Generator().manual_seed(0))
+    for arguments in inputs:
+        assert marking._wrong_kind(exercise.solution(*arguments), wrong.function(*arguments)) is None
+    verdict = mark(exercise, wrong.function)
+    assert verdict.mark == "wrong"
+    assert verdict.message == f"Not yet: {wrong.explanation}"
+
+
+@exercises
+def test_inputs_are_random_and_the_same_every_time(exercise):
+    one, two = (list(exercise.inputs(torch.Generator().manual_seed(0))) for _ in range(2))
+    assert agrees([list(arguments) for arguments in one], [list(arguments) for arguments in two])
+
+
+@exercises
+def test_an_empty_stub_is_told_so_and_the_lesson_goes_on(exercise, capsys):
+    assert check(exercise, lambda *arguments: ...) is exercise.solution
+    assert check(exercise, lambda *arguments: None) is exercise.solution
+    told = capsys.readouterr().out
+    assert told.count("is still empty") == 2 and "Hint" not in told
+
+    def not_implemented(*arguments):
+        raise NotImplementedError
+
+    assert mark(exercise, not_implemented).mark == "empty"
+
+
+def test_hints_come_one_by_one_and_all_on_request(capsys):
+    wrong = steps.EULER_STEP.misconceptions[0].function
+    for level in (1, 2, 3, 4):
+        assert steps.check_euler_step(wrong) is steps.euler_step
+        told = capsys.readouterr().out
+        assert told.count("Hint") == 1 and f"Hint {min(level, 3)} of 3" in told
+    steps.check_euler_step(lambda *arguments: ..., hint=3)
+    assert capsys.readouterr().out.count("Hint") == 3
+    assert steps.check_euler_step(steps.euler_step) is steps.euler_step
+    assert "Hint" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda latent, velocity, sigma, sigma_next: latent / "2", "TypeError"),
+        (lambda latent: latent, "TypeError"),
+        (lambda latent, velocity, sigma, sigma_next: latent.mean(), "a tensor of shape (1, 16, 2, 3, 4), not ()"),
+        (lambda latent, velocity, sigma, sigma_next: 3, "a tensor of shape (1, 16, 2, 3, 4), not 3"),
+        (lambda latent, velocity, sigma, sigma_next: latent * 0, "one of its numbers is"),
+        (lambda latent, velocity, sigma, sigma_next: latent * float("nan"), "one of its numbers is"),
+        (7, "pass the function itself"),
+    ],
+)
+def test_any_other_wrong_answer_is_told_kindly(answer, told):
+    verdict = mark(steps.EULER_STEP, answer)
+    assert verdict.mark == "wrong" and told in verdict.message
+
+
+def test_an_answer_may_change_its_inputs_in_place():
+    def in_place(latent, velocity, sigma, sigma_next):
+        return latent.add_(velocity.mul_(sigma_next - sigma))
+
+    assert mark(steps.EULER_STEP, in_place).mark == "right"
+
+
+def test_numbers_tuples_and_truths_are_told_apart():
+    assert agrees(1.0, torch.tensor(1.00001)) and not agrees(1.0, 1.01)
+    assert agrees((1, 2), [1, 2]) and not agrees((1, 2), (1, 2, 3))
+    assert agrees(True, True) and not agrees(True, 1) and not agrees(1.0, True)
+    assert "a number" in marking._wrong_kind(1.0, "one")
+    assert "True or False" in marking._wrong_kind(True, 1)
+    assert "4 numbers" in marking._wrong_kind((1, 2, 3, 4), (1, 2))
+
+
+# ------------------------------------------------------------ the solutions are what the package itself does
+
+
+def test_sizes_are_the_packages_own():
+    for width, height, frames in first.SIZES:
+        if height % 16 == 0:
+            assert first.latent_shape(width, height, frames) == VideoSize(width, height, frames).latent_shape[1:]
+    for frames in range(1, 100):
+        assert starts.nearest_frames(frames) == sizes.nearest_frames(frames)
+
+
+def test_noise_solutions_are_the_packages_own():
+    clean, there = torch.randn(2, 1, 16, 2, 3, 4).unbind()
+    assert torch.equal(starts.mix(clean, there, 0.3), noise.mix(clean, there, 0.3))
+    torch.testing.assert_close(starts.walk_noise(clean, there, 0.3), noise.slerp(clean, there, 0.3))
+    assert torch.equal(steps.clean_guess(clean, there, 0.4), noise.clean_guess(clean, there, 0.4))
+
+
+def test_step_solutions_are_the_packages_own():
+    latent, velocity = torch.randn(2, 1, 16, 2, 3, 4).unbind()
+    (step,) = euler(lambda latent, sigma: velocity, latent, [0.7, 0.2])
+    torch.testing.assert_close(steps.euler_step(latent, velocity, 0.7, 0.2), step.latent)
+    assert steps.shift_time(0.3, 5.0) == shift_time(0.3, 5.0)
+
+
+def test_an_fp8_byte_is_what_torch_reads():
+    weights, scale = quantize_fp8(torch.randn(64, generator=torch.Generator().manual_seed(1)))
+    expected = dequantize_fp8(weights, scale)
+    for byte, value in zip(weights.view(torch.uint8).tolist(), expected.tolist(), strict=True):
+        assert prompts.fp8_value(byte, scale.item()) == pytest.approx(value, rel=1e-6)
+
+
+def test_cosine_is_torchs():
+    a, b = torch.randn(2, 32).unbind()
+    torch.testing.assert_close(prompts.cosine(a, b), torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+def test_solutions_are_short():
+    for exercise in EXERCISES:
+        lines = inspect.getsource(exercise.solution).splitlines()
+        assert len(lines) <= 10, f"{exercise.name} is {len(lines)} lines long"

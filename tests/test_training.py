@@ -1,0 +1,129 @@
+"""The training of the scale model: short runs of the real code on small networks."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.mini import handover
+from wan_tutorial.mini.data import VideoPool, to_bytes, to_pixels
+from wan_tutorial.mini.latents import LatentPool
+from wan_tutorial.mini.loop import Budget, train
+from wan_tutorial.mini.release import fold_statistics
+from wan_tutorial.mini.train_text import MASK, hide, tokenize, train_tokenizer
+from wan_tutorial.mini.train_transformer import draw_times, flow_matching_loss
+from wan_tutorial.mini.train_vae import grow_into_time
+from wan_tutorial.text import EOS, PAD, Tokenizer
+from wan_tutorial.vae import Vae, VaeShape, decode_full_length, encode_full_length, new_autoencoder
+
+SMALL = VaeShape(base_dim=8, res_blocks=1)
+
+
+def test_a_pool_is_the_same_whether_rendered_at_once_or_in_parts(tmp_path):
+    at_once = VideoPool(tmp_path / "a", 20, frames=5, height=32, width=32).videos()
+    VideoPool(tmp_path / "b", 7, frames=5, height=32, width=32).videos()
+    in_parts = VideoPool(tmp_path / "b", 20, frames=5, height=32, width=32).videos()
+    assert at_once.shape == (20, 5, 32, 32, 3) and at_once.std() > 10
+    assert np.abs(at_once.astype(int) - in_parts).max() <= 1
+    pixels = to_pixels(at_once[:2])
+    assert pixels.shape == (2, 3, 5, 32, 32)
+    assert (to_bytes(pixels.movedim(1, -1)).numpy() == at_once[:2]).all()
+
+
+def test_latents_of_a_pool_resume_where_they_were_cut(tmp_path):
+    pool = LatentPool(VideoPool(tmp_path, 6, frames=5, height=32, width=32))
+    vae = Vae(new_autoencoder(SMALL).eval())
+    pool.encode(vae, batch=4)
+    whole = pool.read().copy()
+    with pool.path.open("r+b") as file:
+        file.truncate(whole[0].nbytes * 3 + 10)  # cut in the middle of the fourth
+    assert pool.ready == 3
+    pool.encode(vae, batch=3)
+    assert pool.read().shape == (6, 16, 2, 4, 4)
+    assert np.allclose(pool.read(), whole, atol=0.05)
+
+
+def test_folding_gives_latents_with_wans_statistics_and_the_same_pictures():
+    torch.manual_seed(0)
+    model = new_autoencoder(SMALL).eval()
+    video = torch.rand(2, 3, 5, 32, 32) * 2 - 1
+    with torch.no_grad():
+        raw = encode_full_length(model, video).chunk(2, dim=1)[0]
+        before = decode_full_length(model, raw)
+        fold_statistics(model, raw.mean(dim=(0, 2, 3, 4)), raw.std(dim=(0, 2, 3, 4)))
+        latent = Vae(model).encode(video)
+        after = Vae(model).decode(latent)
+    assert latent.mean(dim=(0, 2, 3, 4)).abs().max() < 1e-4
+    assert (latent.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 1e-3
+    assert torch.allclose(after, before.clamp(-1, 1), atol=1e-4)
+
+
+def test_growing_into_time_keeps_single_frames_and_starts_near_them():
+    torch.manual_seed(0)
+    model = new_autoencoder(SMALL).eval()
+    frame = torch.rand(1, 3, 1, 32, 32) * 2 - 1
+
+    def through(video):
+        with torch.no_grad():
+            return decode_full_length(model, encode_full_length(model, video).chunk(2, dim=1)[0])
+
+    alone, still = through(frame), frame.repeat(1, 1, 5, 1, 1)
+    wild = (through(still) - alone).abs().mean()
+    grow_into_time(model)
+    assert torch.allclose(through(frame), alone, atol=1e-5)
+    assert (through(still) - alone).abs().mean() < 0.5 * wild  # a still video: nearly the same frame again and again
+
+
+def test_the_loop_learns_logs_and_resumes(tmp_path):
+    torch.manual_seed(0)
+    target = torch.tensor([[1.0, -2.0, 0.5]])
+
+    def loss_of(step):
+        x = torch.randn(32, 3)
+        return (model(x) - x @ target.T).square().mean(), {"seen": float(step)}
+
+    model = nn.Linear(3, 1)
+    budget = Budget(minutes=0.01, learning_rate=0.1, warmup_steps=5)
+    average = train(model, loss_of, budget=budget, folder=tmp_path)
+    assert (average.weight - target).abs().max() < 0.2
+    rows = (tmp_path / "progress.csv").read_text().splitlines()
+    assert rows[0] == "step,minutes,rate,loss,seen" and len(rows) > 2
+    fresh = nn.Linear(3, 1)
+    resumed = train(fresh, lambda step: pytest.fail("the minutes are used"), budget=budget, folder=tmp_path)
+    assert torch.equal(resumed.weight, average.weight) and torch.equal(fresh.weight, model.weight)
+
+
+def test_a_handover_survives_the_move_in_small_files(tmp_path, monkeypatch):
+    model = nn.Linear(64, 64)
+    train(model, lambda step: (model.weight.sum() * 0, {}), budget=Budget(0.001), folder=tmp_path / "a" / "text")
+    monkeypatch.setattr(handover, "LIMIT", 104_000)  # so that weight and bias need a file each
+    handover.hand_over(tmp_path / "a", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("text-*.safetensors"))) == 2
+    handover.take_over(tmp_path / "out", tmp_path / "b")
+    moved = nn.Linear(64, 64)
+    train(moved, lambda step: pytest.fail("the minutes are used"), budget=Budget(0.001), folder=tmp_path / "b" / "text")
+    assert torch.allclose(moved.weight, model.weight, atol=1e-3)
+    with pytest.raises(WanError, match="vae_videos-0.safetensors"):
+        handover.take_over(tmp_path / "a", tmp_path / "c")
+
+
+def test_the_tokenizer_knows_its_world_and_can_spell_the_rest():
+    tokenizer = Tokenizer(train_tokenizer(captions=300, vocabulary=450))
+    sword, odd = tokenizer.pieces("a sword"), tokenizer.encode("Ünïcödé ☃", 64)
+    assert "▁sword" in sword and len(odd) > 3 and 2 not in odd  # 2 would be "unknown"
+    ids = tokenize(tokenizer, ["a sword", "a sword beside the fire"])
+    read, hidden = hide(ids, share=1.0)
+    assert (read[hidden] == MASK).all() and not hidden[(ids == PAD) | (ids == EOS)].any()
+
+
+def test_the_flow_matching_loss_is_zero_for_the_true_velocity_and_counts_each_sample():
+    torch.manual_seed(0)
+    clean, t = torch.zeros(4, 16, 2, 4, 4), torch.tensor([0.1, 0.4, 0.7, 0.9])
+    # With clean = 0 the noisy latent is t * noise and the velocity is the noise itself.
+    exact = flow_matching_loss(lambda x, time, text: x / (time / 1000).view(-1, 1, 1, 1, 1), clean, None, t)
+    blind = flow_matching_loss(lambda x, time, text: torch.zeros_like(x), clean, None, t)
+    assert exact.shape == (4,) and exact.max() < 1e-8
+    assert (blind - 1).abs().max() < 0.3
+    times = draw_times(4000)
+    assert 0 < times.min() and times.max() < 1 and 0.55 < times.mean() < 0.7

@@ -1,0 +1,11 @@
+"""The checkers of the lessons' exercises: each compares a learner's function with the kit's own on random inputs.
+
+    marking.py     how an answer is marked: what is right, what went wrong in a learner's words, three hints
+    first.py       lesson 00: sizes
+    prompts.py     lesson 01: cosine similarity, eight-bit numbers, padding
+    starts.py      lesson 02: noise and frames
+    steps.py       lesson 03: velocity, Euler, guidance, shift
+
+Every checker prints its verdict, never raises, and returns a function that works: the learner's where it is right, the
+kit's own where it is not yet, so that a lesson runs to its end either way.
+"""

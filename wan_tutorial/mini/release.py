@@ -1,0 +1,83 @@
+"""From training checkpoints to the shipped files: same formats, names and conventions as the real ones.
+
+The one thing a file cannot hold is how latents are normalised: Wan's mean and deviation of each channel are
+constants of the code. So the scale model's own statistics are folded into the last layer of its encoder and the
+first of its decoder, and its latents come out with Wan's.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..files import write_safetensors
+from ..text import Tokenizer
+from ..transformer import WanTransformer, new_transformer, start_vace_blocks
+from ..vae import LATENT_MEAN, LATENT_STD, encode_full_length, new_autoencoder, to_wan_names
+from .data import VideoPool, to_pixels
+from .quantize import quantize_master, write_master, write_text_encoder
+from .train_text import load_trained_text
+from .train_transformer import SHAPE as TRANSFORMER_SHAPE
+from .train_vae import SHAPE as VAE_SHAPE
+
+ASSETS = Path("assets/mini")
+MASTER = "Wan2.1_mini_VACE-F16.gguf"
+QUANTISED = "Wan2.1_mini_VACE-Q3_K_S.gguf"
+TEXT_ENCODER = "umt5_mini_fp8_e4m3fn_scaled.safetensors"
+VAE = "wan_2.1_mini_vae.safetensors"
+
+
+def averaged(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint."""
+    tensors = load_file(folder / "checkpoint.safetensors")
+    return {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("average.")}
+
+
+def release_text_encoder(folder: Path, assets: Path = ASSETS) -> None:
+    encoder, _ = load_trained_text(folder)
+    spiece = (folder / "tokenizer.model").read_bytes()
+    assert Tokenizer(spiece).vocab == encoder.shared.num_embeddings
+    write_text_encoder(encoder.state_dict(), spiece, assets / TEXT_ENCODER)
+
+
+@torch.no_grad()
+def release_vae(folder: Path, assets: Path = ASSETS, *, stage: str = "vae_videos", sample: int = 192) -> None:
+    """Fold the statistics of `sample` videos' latents into the network and write it in 16 bits, as Wan's is."""
+    model = new_autoencoder(VAE_SHAPE).eval()
+    model.load_state_dict(averaged(folder / stage))
+    videos = VideoPool(folder, 2560).videos()
+    chunks = []
+    for start in range(0, sample, 8):
+        with torch.autocast("cpu", torch.bfloat16):
+            chunks.append(encode_full_length(model, to_pixels(videos[start : start + 8])).float().chunk(2, 1)[0])
+    latents = torch.cat(chunks)  # (N, 16, F, H, W)
+    fold_statistics(model, latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4)))
+    state = {name: tensor.to(torch.float16).contiguous() for name, tensor in to_wan_names(model.state_dict()).items()}
+    write_safetensors(assets / VAE, state)
+
+
+@torch.no_grad()
+def fold_statistics(model: AutoencoderKLWan, mean: Tensor, std: Tensor) -> None:
+    """Rescale so that latents with this mean and deviation come out with Wan's, and decode as before.
+
+    Encoder, last layer: z' = (z - mean) / std * WAN_STD + WAN_MEAN. Decoder, first layer: the same backwards.
+    """
+    wan_mean, wan_std = torch.tensor(LATENT_MEAN), torch.tensor(LATENT_STD)
+    scale = wan_std / std  # (16,)
+    last, first = model.quant_conv, model.post_quant_conv
+    last.weight[:16] *= scale.view(-1, 1, 1, 1, 1)
+    last.bias[:16] = (last.bias[:16] - mean) * scale + wan_mean
+    last.bias[16:] += 2 * scale.log()  # the log-variance of a scaled number
+    first.bias += first.weight[..., 0, 0, 0] @ (mean - wan_mean / scale)
+    first.weight /= scale.view(1, -1, 1, 1, 1)
+
+
+def release_transformer(folder: Path, assets: Path = ASSETS) -> None:
+    """Write the F16 master, and Q3_K_S made from it."""
+    model: WanTransformer = new_transformer(TRANSFORMER_SHAPE)
+    model.load_state_dict(averaged(folder / "transformer"))
+    start_vace_blocks(model)
+    write_master(model.state_dict_wan_names(), assets / MASTER)
+    quantize_master(assets / MASTER, assets / QUANTISED, "Q3_K_S")

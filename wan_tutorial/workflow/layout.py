@@ -1,0 +1,175 @@
+"""Where nodes lie on the page: their sizes, a place for each node of a file without places, and a new page.
+
+In: a workflow whose nodes have no places, or the settings of a run. Out: a `Workflow` laid out as people lay it out by
+hand: models, prompts, sampling, video, from left to right. Measures are those of ComfyUI's page, in its pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.workflow.graph import Link, Node, Workflow, in_order
+from wan_tutorial.workflow.nodes import NODE_TYPES, POWER_LORA
+
+if TYPE_CHECKING:
+    from wan_tutorial.pipeline import Result
+    from wan_tutorial.sampling.denoise import SamplingSettings
+    from wan_tutorial.sizes import VideoSize
+
+TITLE, ROW, WIDGET, WIDTH, GAP = 30, 20, 24, 320, 40
+_BLUE = ("#223", "#335")  # ComfyUI's own names for node colours: blue, green, red, yellow
+_GREEN, _RED, _YELLOW = ("#232", "#353"), ("#322", "#533"), ("#432", "#653")
+_GROUP = "#3f789e"
+_SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "uni_pc_bh2")  # ours that ComfyUI has under the same names
+_SCHEDULERS = ("simple", "normal", "sgm_uniform", "beta")
+
+
+def widget_rows(node: Node) -> list[tuple[str, Any]]:
+    """What stands on a node's widget rows: name and value."""
+    if node.type == POWER_LORA:
+        return [("", value) for value in node.values.values()]
+    if not node.known:
+        return list(node.values.items())
+    rows = []
+    for widget in node.known.widgets:
+        rows.append((widget.name, node.values.get(widget.name, widget.default)))
+        if widget.then and widget.then[0] in node.values and widget.kind == "INT":
+            rows.append((widget.then[0], node.values[widget.then[0]]))
+    return rows
+
+
+def natural_size(node: Node) -> tuple[float, float]:
+    """The size ComfyUI's page would give a node."""
+    rows, sockets = widget_rows(node), max(len(node.takes), len(node.gives))
+    height = ROW * sockets + 6 + (WIDGET * len(rows) + 8 if rows else 0)
+    if node.type == POWER_LORA:
+        height += 2 * WIDGET  # the switch for all, the button
+    if node.type in ("CLIPTextEncode", "Note", "MarkdownNote"):
+        return 400.0, float(max(height, 170))
+    tall = {"LoadImage": 260, "SaveVideo": 240, "PreviewImage": 240}.get(node.type, 0)
+    return float(WIDTH), float(height + tall)
+
+
+def arrange(workflow: Workflow) -> None:
+    """Give every node a place: a column after all that feed it, one below the other."""
+    columns: dict[str, int] = {}
+    bottoms: dict[int, float] = {}
+    for name in in_order(workflow.nodes):
+        node = workflow.nodes[name]
+        columns[name] = 1 + max((columns[link.source] for link in node.links.values()), default=-1)
+        node.size = natural_size(node)
+        top = bottoms.get(columns[name], 0.0)
+        node.position = (columns[name] * (400.0 + 2 * GAP), top)
+        bottoms[columns[name]] = top + node.size[1] + TITLE + GAP
+
+
+def workflow_of(
+    result: Result, *, loras: Sequence[tuple[str, float]] = (), reference: str | None = None, model: str | None = None
+) -> Workflow:
+    """The workflow that makes a result again in ComfyUI: same prompts, seed, size and settings.
+
+    `loras` and `reference` are the file names that the run used; `model` names another entry of the catalogue, whose
+    files are to stand in the loaders.
+    """
+    from wan_tutorial.machine.weights import find_model
+
+    files = {role: file.name for role, file in find_model(model or result.model).files.items()}
+    return new_workflow(
+        result.prompt, result.negative, seed=result.seed, size=result.size, settings=result.settings, fps=result.fps,
+        files=files, loras=loras, reference=reference,
+    )  # fmt: skip
+
+
+def new_workflow(
+    prompt: str,
+    negative: str,
+    *,
+    seed: int,
+    size: VideoSize,
+    settings: SamplingSettings,
+    fps: int,
+    files: dict[str, str],
+    loras: Sequence[tuple[str, float]] = (),
+    reference: str | None = None,
+    note: str = "",
+) -> Workflow:
+    """A page with the nodes of the brief's workflow, in groups, with or without LoRAs and a reference image."""
+    if settings.sampler not in _SAMPLERS or settings.scheduler not in _SCHEDULERS:
+        raise WanError(f"ComfyUI has no sampler {settings.sampler!r} with the scheduler {settings.scheduler!r}: it has "
+                       f"{', '.join(_SAMPLERS)} with {', '.join(_SCHEDULERS)}.")  # fmt: skip
+    page = _Page()
+    gguf = files["transformer"].endswith(".gguf")
+    unet = page.add("UnetLoaderGGUF" if gguf else "UNETLoader", (0, 0), {"unet_name": files["transformer"]})
+    clip = page.add("CLIPLoader", (0, 130), {"clip_name": files["text_encoder"], "type": "wan", "device": "default"})
+    vae = page.add("VAELoader", (0, 300), {"vae_name": files["vae"]})
+    page.group("Models", (-20, -80, 360, 460))
+    model, words, x = (unet, 0), (clip, 0), 400
+    if loras:
+        rows = {f"lora_{i}": {"on": True, "lora": name, "strength": strength, "strengthTwo": None}
+                for i, (name, strength) in enumerate(loras, 1)}  # fmt: skip
+        power = page.add(POWER_LORA, (x, 0), rows, {"model": model, "clip": words}, colours=_BLUE, width=380)
+        page.group("LoRA", (x - 20, -80, 420, 460), "#88A")
+        model, words, x = (power, 0), (power, 1), x + 460
+    title = "CLIP Text Encode ({} Prompt)"
+    yes = page.add("CLIPTextEncode", (x, 0), {"text": prompt}, {"clip": words}, title.format("Positive"), _GREEN)
+    no = page.add("CLIPTextEncode", (x, 210), {"text": negative}, {"clip": words}, title.format("Negative"), _RED, 125)
+    page.group("Prompt", (x - 20, -80, 440, 460))
+    x += 480
+    taken = {"positive": (yes, 0), "negative": (no, 0), "vae": (vae, 0)}
+    if reference:
+        taken["reference_image"] = (page.add("LoadImage", (x - 480, 480), {"image": reference, "upload": "image"}), 0)
+        page.group("Reference image", (x - 500, 400, 360, 430), "#8A8")
+    shift = page.add("ModelSamplingSD3", (x, 0), {"shift": settings.shift}, {"model": model})
+    numbers = {"width": size.width, "height": size.height, "length": size.frames, "batch_size": 1, "strength": 1.0}
+    vace = page.add("WanVaceToVideo", (x, 100), numbers, taken)
+    sampling = {"seed": seed, "control_after_generate": "fixed", "steps": settings.steps, "cfg": settings.guidance,
+                "sampler_name": settings.sampler, "scheduler": settings.scheduler, "denoise": settings.denoise}  # fmt: skip
+    sampler = page.add("KSampler", (x + 380, 0), sampling,
+                       {"model": (shift, 0), "positive": (vace, 0), "negative": (vace, 1), "latent_image": (vace, 2)})  # fmt: skip
+    page.group("Sampling", (x - 20, -80, 740, 460))
+    x += 780
+    trim = page.add("TrimVideoLatent", (x, 0), {"trim_amount": 0}, {"samples": (sampler, 0), "trim_amount": (vace, 3)})
+    pixels = page.add("VAEDecode", (x, 120), {}, {"samples": (trim, 0), "vae": (vae, 0)})
+    video = page.add("CreateVideo", (x, 230), {"fps": float(fps)}, {"images": (pixels, 0)})
+    names = {"filename_prefix": "video/wan", "format": "auto", "codec": "auto"}
+    page.add("SaveVideo", (x + 360, 0), names, {"video": (video, 0)})
+    page.group("Video", (x - 20, -80, 720, 460))
+    if note:
+        page.add("MarkdownNote", (0, 480), {"text": note}, title="About this workflow", colours=_YELLOW)
+    return Workflow(page.nodes, tuple(page.groups))
+
+
+class _Page:
+    """A page being filled."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.groups: list[tuple[str, tuple[float, float, float, float], str]] = []
+
+    def add(
+        self,
+        kind: str,
+        place: tuple[float, float],
+        values: dict[str, Any],
+        links: dict[str, tuple[str, int]] | None = None,
+        title: str = "",
+        colours: tuple[str | None, str | None] = (None, None),
+        height: float = 0,
+        width: float = 0,
+    ) -> str:
+        known, name = NODE_TYPES.get(kind), str(len(self.nodes) + 1)
+        node = Node(
+            name, kind, title or (known.title if known else kind), values,
+            {key: Link(*link) for key, link in (links or {}).items()},
+            takes=dict(known.takes) if known else {}, gives=tuple(known.gives.items()) if known else (),
+            position=place, colour=colours[0], fill=colours[1],
+        )  # fmt: skip
+        own = natural_size(node)
+        node.size = (width or own[0], height or own[1])
+        self.nodes[name] = node
+        return name
+
+    def group(self, title: str, box: tuple[float, float, float, float], colour: str = _GROUP) -> None:
+        self.groups.append((title, box, colour))

@@ -1,0 +1,430 @@
+"""A workflow at work: each node does here what it does in ComfyUI, with this package's stages, one after the other.
+
+In: a checked `Workflow` and a model. Out: one `NodeRun` for each node, with what it gave: kind, shape, range, seconds
+and a picture. With the same settings the video is the one that `Pipeline.generate` makes.
+
+With the scale model a workflow made for the real one runs as it is: each real file has its counterpart, the size
+becomes the scale model's own, and every such change is said in `NodeRun.words`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.machine.weights import bundled_folder, find_model
+from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load
+from wan_tutorial.show.video import to_frames, write_video
+from wan_tutorial.sizes import VideoSize
+from wan_tutorial.workflow.graph import Node, Workflow, wrong_name
+
+_ROLES = {
+    "UnetLoaderGGUF": ("transformer", "unet_name", ("diffusion_models", "unet")),
+    "UNETLoader": ("transformer", "unet_name", ("diffusion_models", "unet")),
+    "CLIPLoader": ("text_encoder", "clip_name", ("text_encoders", "clip")),
+    "VAELoader": ("vae", "vae_name", ("vae",)),
+}
+_WAN_NAMES = {"transformer": "wan", "text_encoder": "umt5", "vae": "wan"}  # what such a file's name says
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class ModelValue:
+    """What a MODEL link carries: the transformer's file, and what nodes on the way have put on it."""
+
+    file: str
+    shift: float | None = None
+    loras: tuple[tuple[Path, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptValue:
+    """What a CONDITIONING link carries."""
+
+    text: str
+    embedding: Tensor  # (L, D)
+    tokens: int  # of them the prompt's own
+    reference: Tensor | None = None  # (1, height, width, 3)
+
+
+@dataclass(frozen=True)
+class LatentValue:
+    """What a LATENT link carries: the latent, and the size of its video."""
+
+    latent: Tensor  # (1, 16, F, H, W)
+    size: VideoSize
+    extra_frames: int = 0  # latent frames of references before the video's own
+
+
+@dataclass(frozen=True)
+class VideoValue:
+    """What a VIDEO link carries."""
+
+    frames: Tensor  # (frames, height, width, 3) in [-1, 1]
+    fps: float
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a node that has run."""
+
+    name: str
+    kind: str
+    value: Any
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The numbers in it, if it is made of numbers."""
+        for name in ("embedding", "latent", "frames"):
+            if hasattr(self.value, name):
+                return getattr(self.value, name)
+        return self.value if isinstance(self.value, Tensor) else None
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return None if self.tensor is None else tuple(self.tensor.shape)
+
+    @property
+    def words(self) -> str:
+        """Kind, shape and range, or the value itself."""
+        if self.tensor is None or self.shape is None:
+            return f"{self.kind} {self.value.file if isinstance(self.value, ModelValue) else self.value}"
+        low, high = self.tensor.min().item(), self.tensor.max().item()
+        return f"{self.kind} {'x'.join(map(str, self.shape))}, {low:.2f} to {high:.2f}"
+
+    def picture(self) -> np.ndarray | None:
+        """A look at it: (height, width, 3), uint8; None where there is nothing to see."""
+        if self.kind in ("IMAGE", "VIDEO") and self.tensor is not None:
+            return to_frames(self.tensor)[len(self.tensor) // 2]
+        if isinstance(self.value, LatentValue):
+            return _latent_picture(self.value.latent)
+        if isinstance(self.value, PromptValue):
+            return _prompt_picture(self.value.embedding[: self.value.tokens])
+        return None
+
+
+@dataclass(frozen=True)
+class NodeRun:
+    """A node that has run: what it gave, how long it took, and what a person should know."""
+
+    node: Node
+    outputs: tuple[Output, ...]
+    seconds: float
+    words: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        gave = "; ".join(output.words for output in self.outputs)
+        said = "".join(f"\n{'':12}{words}" for words in self.words)
+        return f"{self.seconds:8.2f} s  {self.node.title}{': ' if gave else ''}{gave}{said}"
+
+
+def run_workflow(
+    workflow: Workflow,
+    *,
+    model: str = "mini",
+    pipe: Pipeline | None = None,
+    folder: str | Path | None = None,
+    save_to: str | Path | None = None,
+    progress: bool = False,
+) -> Iterator[NodeRun]:
+    """Run a workflow node by node.
+
+    `model` is an entry of the catalogue, `pipe` a pipeline that is loaded already. `folder` is a folder of models, laid
+    out as ComfyUI's; `save_to` is where Save nodes write, nowhere if not given. Raises WanError before any node runs if
+    the workflow cannot run.
+    """
+    for finding in workflow.check():
+        if finding.problem:
+            raise WanError(finding.words)
+    return _Runner(workflow, pipe, model, folder, save_to, progress).run()
+
+
+def video_of(runs: list[NodeRun]) -> VideoValue:
+    """The video that a finished run made: the last that a node gave; 16 frames a second where no node said."""
+    for run in reversed(runs):
+        for output in run.outputs:
+            if isinstance(output.value, VideoValue):
+                return output.value
+            if run.node.type == "VAEDecode":
+                return VideoValue(output.value, 16)
+    raise WanError("This run made no video: the workflow has no VAE Decode node that runs.")
+
+
+class _Runner:
+    """One run: the values that nodes have given so far, and the verbs of the nodes."""
+
+    def __init__(
+        self, workflow: Workflow, pipe: Pipeline | None, model: str, folder: Any, save_to: Any, progress: bool
+    ) -> None:
+        self.workflow, self.progress = workflow, progress
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self.save_to = None if save_to is None else Path(save_to).expanduser()
+        self.entry = pipe.entry if pipe else find_model(model)
+        self.given: dict[tuple[str, int], Any] = {}
+        self.words: list[str] = []
+        self.stand_ins: dict[str, str] = {}  # role: what is said about it
+        self.plan = workflow.plan()
+        own = self._model_files(pipe)
+        self.settings = {node.id: self._settings(node) for node in self.plan if node.type == "KSampler"}
+        self.pipe = pipe or load(model, **own)
+
+    def run(self) -> Iterator[NodeRun]:
+        for node in self.plan:
+            self.words = []
+            began = time.perf_counter()
+            with torch.no_grad():
+                values = getattr(self, f"_{_VERBS[node.type]}")(node)
+            seconds = time.perf_counter() - began
+            names = node.known.gives.items() if node.known else ()
+            outputs = tuple(Output(name, kind, value) for (name, kind), value in zip(names, values, strict=True))
+            self.given |= {(node.id, slot): output.value for slot, output in enumerate(outputs)}
+            yield NodeRun(node, outputs, seconds, tuple(self.words))
+
+    # ------------------------------------------------------------------------------------- inputs and files
+
+    def _take(self, node: Node, name: str) -> Any:
+        """The value at an input, from the node that feeds it; a widget's own value where nothing does."""
+        link = self.workflow.source(node, name)
+        if link is not None and (link.source, link.slot) in self.given:
+            return self.given[link.source, link.slot]
+        return self.workflow.value(node, name) if node.known and node.known.widget(name) else None
+
+    def _model_files(self, pipe: Pipeline | None) -> dict[str, Path]:
+        """The user's own files by role; all others are the model's."""
+        own: dict[str, Path] = {}
+        asked: dict[str, str] = {}
+        for node in self.plan:
+            if node.type not in _ROLES:
+                continue
+            role, widget, places = _ROLES[node.type]
+            name = self.workflow.value(node, widget)
+            if asked.setdefault(role, name) != name:
+                raise WanError(f"This workflow loads {asked[role]!r} and {name!r}, and this kit runs one of each kind: "
+                               "mute the nodes of one.")  # fmt: skip
+            file = pipe.files[role].name if pipe else self.entry.files[role].name
+            if Path(name).name == file:
+                continue
+            path = None if pipe else self._inside(name, places)
+            if path:
+                own[role] = path
+            elif (pipe or self.entry.light) and _WAN_NAMES[role] in name.lower():
+                self.stand_ins[role] = f"{file} stands in for {name}"
+            else:
+                where = f" in {self.folder}" if self.folder else "; give folder=, where your models are"
+                raise WanError(f"{node} asks for {name!r}, which is not a file of the model {self.entry.name} and is "
+                               f"not there{where}.")  # fmt: skip
+        return own
+
+    def _inside(self, name: str, places: tuple[str, ...]) -> Path | None:
+        """A file of this name in the model folders, never outside of them, not even by a link on the disk."""
+        roots = [self.folder / place for place in places] + [self.folder] if self.folder else []
+        roots += [bundled_folder()] if self.entry.light else []
+        return _find_inside(name, roots)
+
+    def _settings(self, node: Node) -> dict[str, Any]:
+        """A KSampler's settings in our words; `SamplingSettings` checks them before anything runs."""
+        names = {"steps": "steps", "cfg": "guidance", "sampler_name": "sampler", "scheduler": "scheduler"}
+        settings = {ours: self.workflow.value(node, theirs) for theirs, ours in (names | {"denoise": "denoise"}).items()}
+        from wan_tutorial.sampling.denoise import SamplingSettings
+
+        SamplingSettings(**settings)
+        return settings
+
+    # --------------------------------------------------------------------------------- the verbs, as nodes come
+
+    def _load_model(self, node: Node) -> tuple[Any, ...]:
+        role = _ROLES[node.type][0]
+        self.pipe.part(role) if self.entry.light else None
+        if role in self.stand_ins:
+            self.words.append(f"{self.stand_ins[role]}.")
+        name = self.pipe.files[role].name
+        return (ModelValue(name),) if role == "transformer" else (name,)
+
+    def _load_image(self, node: Node) -> tuple[Any, ...]:
+        from PIL import Image
+
+        name = self.workflow.value(node, "image")
+        roots = [self.workflow.folder] if self.workflow.folder else []
+        roots += [self.folder.parent / "input"] if self.folder else []
+        path = _find_inside(name, [*roots, bundled_folder().parent, bundled_folder()])
+        if path is None or path.suffix.lower() not in _PICTURES:
+            raise WanError(f"{node} asks for the picture {name!r}, which is not there: put it beside the workflow's file.")
+        try:
+            pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise WanError(f"{path.name} could not be read as a picture: it may be damaged or far too large.") from error
+        picture = torch.from_numpy(pixels / 127.5 - 1)[None]  # (1, height, width, 3)
+        return picture, torch.zeros(1, *picture.shape[1:3])
+
+    def _add_loras(self, node: Node) -> tuple[Any, ...]:
+        model, files = self._take(node, "model"), []
+        for name, strength in node.loras:
+            path = self._inside(name, ("loras",))
+            if path is None and self.entry.light:
+                path = self._inside(name.replace("14B", "mini"), ())
+                self.words += [f"{path.name} stands in for {name}."] if path else []
+            if path is None:
+                raise WanError(f"{node} asks for the LoRA {name!r}, which is not there: switch it off, or give "
+                               "folder=, where your models are.")  # fmt: skip
+            files.append((path, float(strength)))
+        changed = replace(model, loras=(*model.loras, *files))
+        return (changed, self._take(node, "clip"))[: len(node.known.gives) if node.known else 0]
+
+    def _shift_model(self, node: Node) -> tuple[Any, ...]:
+        return (replace(self._take(node, "model"), shift=float(self._take(node, "shift"))),)
+
+    def _encode_prompt(self, node: Node) -> tuple[Any, ...]:
+        text = self._take(node, "text")
+        encoded = self.pipe.text_encoder.encode(text, self.entry.text_length)
+        return (PromptValue(text, encoded.embedding, len(encoded.embedding.abs().sum(dim=1).nonzero())),)
+
+    def _empty_latent(self, node: Node) -> tuple[Any, ...]:
+        return (self._new_latent(node),)
+
+    def _vace_inputs(self, node: Node) -> tuple[Any, ...]:
+        """Prompts, reference and an empty latent. With nothing but words given the VACE blocks rest, as in generate."""
+        positive, negative = self._take(node, "positive"), self._take(node, "negative")
+        picture = self._take(node, "reference_image")
+        if picture is None:
+            return positive, negative, self._new_latent(node), 0
+        if self._take(node, "strength") != 1:
+            self.words.append("The strength of a reference is 1 here.")
+        given = (replace(prompt, reference=picture) for prompt in (positive, negative))
+        return (*given, self._new_latent(node, extra_frames=1), 1)
+
+    def _new_latent(self, node: Node, extra_frames: int = 0) -> LatentValue:
+        width, height, length, batch = (self._take(node, n) for n in ("width", "height", "length", "batch_size"))
+        if batch != 1:
+            raise WanError(f"The batch_size of {node} must be 1, not {batch}: this kit makes one video at a time.")
+        size = VideoSize(width, height, length)
+        if "transformer" in self.stand_ins and size not in self.entry.trained_sizes:
+            self.words.append(f"{size} becomes {self.entry.size}, the size that the model {self.entry.name} paints.")
+            size = self.entry.size
+        _, channels, frames, *plane = size.latent_shape
+        return LatentValue(torch.zeros(1, channels, frames + extra_frames, *plane), size, extra_frames)
+
+    def _sample(self, node: Node) -> tuple[Any, ...]:
+        model, start = self._take(node, "model"), self._take(node, "latent_image")
+        positive, negative, seed = (self._take(node, name) for name in ("positive", "negative", "seed"))
+        settings = {**self.settings[node.id], "shift": model.shift}
+        self.pipe.free("text_encoder")
+        if model.loras or positive.reference is not None:
+            latent = self._generate(positive, negative, model, start.size, seed, settings)
+            return (LatentValue(latent, start.size),)
+        noise = self.pipe.draw_noise(start.size, seed=seed)
+        begin = start.latent if settings["denoise"] < 1 or start.latent.any() else None
+        text = TextEmbeddings(positive.embedding, negative.embedding)
+        bar = {"total": settings["steps"], "desc": "steps", "disable": not self.progress}
+        for step in tqdm(self.pipe.denoise(noise, text, start=begin, **settings), **bar):
+            latent = step.latent
+        self.pipe.free("transformer")
+        return (LatentValue(latent.cpu(), start.size),)
+
+    def _generate(
+        self, positive: PromptValue, negative: PromptValue, model: ModelValue, size: VideoSize, seed: int, settings: Any
+    ) -> Tensor:
+        """With a LoRA or a reference the pipeline's own call does the work; its latent comes back trimmed."""
+        extras = {"loras": list(model.loras), "reference": positive.reference}
+        extras = {name: value for name, value in extras.items() if value is not None and value != []}
+        for name in extras:
+            if name not in inspect.signature(self.pipe.generate).parameters:
+                what = {"loras": "a LoRA", "reference": "a reference image"}[name]
+                raise WanError(f"This version of wan_tutorial cannot sample with {what}: bypass its node.")
+        call = {"negative": negative.text, "seed": seed, "size": size, "progress": self.progress, **settings, **extras}
+        return self.pipe.generate(positive.text, **call).latent
+
+    def _trim(self, node: Node) -> tuple[Any, ...]:
+        given, amount = self._take(node, "samples"), self._take(node, "trim_amount")
+        left = given.latent.shape[2] - given.size.latent_frames  # references that are still before the video
+        if amount > left and given.extra_frames + left:
+            raise WanError(f"{node} would cut {amount} latent frames, and {left} of them are a reference's.")
+        return (replace(given, latent=given.latent[:, :, min(amount, left) :]),)  # (1, 16, F, H, W)
+
+    def _decode(self, node: Node) -> tuple[Any, ...]:
+        video = self.pipe.decode(self._take(node, "samples").latent)
+        self.pipe.free("vae")
+        return (video,)
+
+    def _create_video(self, node: Node) -> tuple[Any, ...]:
+        return (VideoValue(self._take(node, "images"), float(self._take(node, "fps"))),)
+
+    def _save(self, node: Node) -> tuple[Any, ...]:
+        video = self._take(node, "video" if node.type == "SaveVideo" else "images")
+        frames, fps = (video.frames, video.fps) if isinstance(video, VideoValue) else (video, self._take(node, "fps"))
+        if self.save_to is None:
+            self.words.append("Not written: no folder was given with save_to.")
+            return ()
+        prefix = re.sub(r'[%:*?"<>|]', "_", str(self._take(node, "filename_prefix"))).replace("\\", "/")
+        numbered = (self.save_to / f"{prefix}_{number:05}_.mp4" for number in range(1, 100000))
+        path = next(path for path in numbered if not path.exists())
+        if not path.resolve().is_relative_to(self.save_to.resolve()):
+            raise WanError(f"{node} would write outside of {self.save_to}: change its filename_prefix.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(frames, path, fps=fps)
+        self.words.append(f"Wrote {path}.")
+        return ()
+
+    def _preview(self, node: Node) -> tuple[Any, ...]:
+        return ()
+
+
+_VERBS = {
+    **dict.fromkeys(_ROLES, "load_model"),
+    "LoadImage": "load_image",
+    **dict.fromkeys(("LoraLoader", "LoraLoaderModelOnly", "Power Lora Loader (rgthree)"), "add_loras"),
+    "ModelSamplingSD3": "shift_model",
+    "CLIPTextEncode": "encode_prompt",
+    "WanVaceToVideo": "vace_inputs",
+    "EmptyHunyuanLatentVideo": "empty_latent",
+    "KSampler": "sample",
+    "TrimVideoLatent": "trim",
+    "VAEDecode": "decode",
+    "CreateVideo": "create_video",
+    **dict.fromkeys(("SaveVideo", "SaveAnimatedWEBP", "SaveWEBM"), "save"),
+    "PreviewImage": "preview",
+}
+
+
+def _find_inside(name: str, roots: list[Path]) -> Path | None:
+    """The first file of this name under these folders that truly lies in them."""
+    if wrong_name(name):
+        return None
+    for root in roots:
+        path = root / name.replace("\\", "/")
+        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+            return path
+    return None
+
+
+def _latent_picture(latent: Tensor) -> np.ndarray:
+    """The middle frame of a latent, its three main directions as red, green and blue."""
+    from wan_tutorial.show.latents import plane_of
+    from wan_tutorial.show.video import enlarge
+
+    cells = latent[0, :, latent.shape[2] // 2].float().cpu().numpy()  # (16, H, W)
+    places, _ = plane_of(cells.reshape(len(cells), -1).T.astype(np.float64), axes=3)  # (H W, 3)
+    reach = max(float(np.abs(places).max()), 1e-9)
+    picture = ((places / reach + 1) * 127.5).astype(np.uint8).reshape(*cells.shape[1:], 3)
+    return enlarge(picture[None], 8)[0]
+
+
+def _prompt_picture(embedding: Tensor) -> np.ndarray:
+    """Tokens from top to bottom, the first 64 numbers of each from left to right, around zero."""
+    from wan_tutorial.show.style import AROUND
+    from wan_tutorial.show.video import enlarge
+
+    numbers = embedding[:, :64].float().cpu().numpy()
+    reach = max(float(np.quantile(np.abs(numbers), 0.98)) if numbers.size else 0.0, 1e-9)
+    picture = (AROUND(np.clip(numbers / reach / 2 + 0.5, 0, 1))[..., :3] * 255).astype(np.uint8)
+    return enlarge(picture[None], 4)[0]
