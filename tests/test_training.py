@@ -72,7 +72,9 @@ def test_growing_into_time_keeps_single_frames_and_starts_near_them():
     wild = (through(still) - alone).abs().mean()
     grow_into_time(model)
     assert torch.allclose(through(frame), alone, atol=1e-5)
-    assert (through(still) - alone).abs().mean() < 0.5 * wild  # a still video: nearly the same frame again and again
+    assert (
+        through(still) - alone
+    ).abs().mean() < 0.5 * wild  # a still video: nearly the same frame again and again
 
 
 def test_the_loop_learns_logs_and_resumes(tmp_path):
@@ -96,13 +98,20 @@ def test_the_loop_learns_logs_and_resumes(tmp_path):
 
 def test_a_handover_survives_the_move_in_small_files(tmp_path, monkeypatch):
     model = nn.Linear(64, 64)
-    train(model, lambda step: (model.weight.sum() * 0, {}), budget=Budget(0.001), folder=tmp_path / "a" / "text")
+    train(
+        model, lambda step: (model.weight.sum() * 0, {}), budget=Budget(0.001), folder=tmp_path / "a" / "text"
+    )
     monkeypatch.setattr(handover, "LIMIT", 104_000)  # so that weight and bias need a file each
     handover.hand_over(tmp_path / "a", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("text-*.safetensors"))) == 2
     handover.take_over(tmp_path / "out", tmp_path / "b")
     moved = nn.Linear(64, 64)
-    train(moved, lambda step: pytest.fail("the minutes are used"), budget=Budget(0.001), folder=tmp_path / "b" / "text")
+    train(
+        moved,
+        lambda step: pytest.fail("the minutes are used"),
+        budget=Budget(0.001),
+        folder=tmp_path / "b" / "text",
+    )
     assert torch.allclose(moved.weight, model.weight, atol=1e-3)
     with pytest.raises(WanError, match="vae_videos-0.safetensors"):
         handover.take_over(tmp_path / "a", tmp_path / "c")

@@ -43,7 +43,7 @@ def test_the_first_frames_do_not_depend_on_how_many_follow():
 @pytest.mark.parametrize("height,width,frames", [(96, 96, 13), (96, 128, 5), (128, 96, 9)])
 def test_shapes_and_range(height, width, frames):
     scenes = [replace(world.draw_scene(7), defect=d) for d in (None, *world.DEFECTS)]
-    video, mask = world.render(scenes, height=height, width=width, frames=frames, return_mask=True)
+    video, mask = world.render_with_mask(scenes, height=height, width=width, frames=frames)
     assert video.shape == (5, frames, height, width, 3) and mask.shape == video.shape[:4]
     assert video.isfinite().all() and video.min() >= -1 and video.max() <= 1
     assert 0 <= mask.min() and mask.max() <= 1
@@ -83,7 +83,7 @@ def test_shares_of_brief_scenes_and_defects(scenes):
 @pytest.mark.parametrize("colour", world.COLOURS)
 def test_flames_have_their_colour_by_hue(colour):
     scene = world.Scene(subject="campfire", relation=None, colour=colour, light="flat", seed=3)
-    video, mask = world.render([scene], frames=5, return_mask=True)
+    video, mask = world.render_with_mask([scene], frames=5)
     red, green, blue = ((video[mask > 0.9] + 1) / 2).mean(0).tolist()
     hue, saturation, _ = colorsys.rgb_to_hsv(red, green, blue)
     if colour == "white":
@@ -97,7 +97,7 @@ def test_large_flames_are_about_twice_as_high():
     heights = []
     for size in world.FLAME_SIZES:
         scenes = [world.Scene(subject="campfire", relation=None, flame_size=size, seed=s) for s in range(8)]
-        mask = world.render(scenes, frames=5, return_mask=True)[1] > 0.5
+        mask = world.render_with_mask(scenes, frames=5)[1] > 0.5
         heights.append(mask.any(3).sum(2).float().mean())
     assert 1.5 < heights[1] / heights[0] < 2.6
 

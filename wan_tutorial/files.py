@@ -538,6 +538,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)  # as any new file; safetensors writes for the owner alone
         os.replace(partial, path)
     except OSError as error:
         raise WanError(

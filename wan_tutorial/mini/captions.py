@@ -188,7 +188,7 @@ def _finish(text: str, dice: random.Random) -> str:
 
 def _pick(dice: random.Random, attribute: str, value: str | bool) -> str:
     """A phrase for a value; the first, plainest one most often."""
-    key = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+    key = ("yes" if value else "no") if isinstance(value, bool) else value
     names = WORDS[attribute][key]
     return names[0] if dice.random() < 0.35 else dice.choice(names)
 

@@ -48,7 +48,9 @@ class VideoPool:
         done = self.path.stat().st_size // int(np.prod(shape)) if self.path.exists() else 0
         with self.path.open("ab") as file:
             file.truncate(done * int(np.prod(shape)))  # a run that was cut may have left part of a video
-            for start in tqdm(range(done, self.count, BATCH), desc=f"render {self.path.name}", disable=done >= self.count):
+            for start in tqdm(
+                range(done, self.count, BATCH), desc=f"render {self.path.name}", disable=done >= self.count
+            ):
                 scenes = [self.scene(i) for i in range(start, min(start + BATCH, self.count))]
                 video = render(scenes, height=self.height, width=self.width, frames=self.frames)
                 file.write(to_bytes(video).numpy().tobytes())

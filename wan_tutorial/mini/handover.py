@@ -46,7 +46,9 @@ def take_over(source: Path, folder: Path) -> None:
     """Turn a hand-over back into checkpoints, from which every stage resumes."""
     found = sorted(source.glob("*-*.safetensors"))
     if not found:
-        raise WanError(f"a hand-over holds files such as vae_videos-0.safetensors, and {source} has none of them.")
+        raise WanError(
+            f"a hand-over holds files such as vae_videos-0.safetensors, and {source} has none of them."
+        )
     for stage in STAGES:
         halves: dict[str, Tensor] = {}
         for path in source.glob(f"{stage}-*.safetensors"):
@@ -54,7 +56,9 @@ def take_over(source: Path, folder: Path) -> None:
         if halves:
             (folder / stage).mkdir(parents=True, exist_ok=True)
             full = {name: tensor.float() for name, tensor in halves.items()}
-            tensors = {f"{kind}.{name}": t.clone() for kind in ("weights", "average") for name, t in full.items()}
+            tensors = {
+                f"{kind}.{name}": t.clone() for kind in ("weights", "average") for name, t in full.items()
+            }
             save_file(tensors, folder / stage / "checkpoint.safetensors")
             shutil.copy(source / f"{stage}-used.txt", folder / stage / "used.txt")
     if (source / "tokenizer.model").exists():

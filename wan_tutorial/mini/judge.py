@@ -48,6 +48,13 @@ def scene_values(scene: Scene) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def names_in(text: str, scene: Scene) -> list[str]:
+    """The attributes of a scene that its caption names."""
+    padded = f" {' '.join(words_in(text))} "
+    values = scene_values(scene) | {"camera": scene.camera}
+    return [n for n, v in values.items() if any(f" {p} " in padded for p in WORDS[n].get(v, ()))]
+
+
 def describe(values: Mapping[str, str], dice: random.Random) -> str:
     """A short text that names exactly these attributes, such as 'a sword, tall blue flames, no smoke'."""
     phrase = {name: dice.choice(QUESTIONS[name][value]) for name, value in values.items()}
@@ -71,16 +78,27 @@ def tokenize(texts: Sequence[str]) -> Tensor:
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
+class Residual(nn.Module):
+    """Two convolutions around which the picture may pass unchanged."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(*_convolve(width, width), *_convolve(width, width))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return picture + self.layers(picture)
+
+
 class PatchStem(nn.Sequential):
     """Convolutions in place of CLIP's single one: (B, 6, 96, 96) -> (B, width, 6, 6)."""
 
     def __init__(self, width: int):
         super().__init__(
             nn.PixelUnshuffle(4),  # (B, 96, 24, 24)
-            nn.Conv2d(96, 128, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(128, width, 3, stride=2, padding=1),
-            nn.GELU(),
+            *_convolve(96, 96),
+            Residual(96),
+            *_convolve(96, width, stride=2),
+            Residual(width),
             nn.Conv2d(width, width, 3, stride=2, padding=1),
         )
 
@@ -89,15 +107,21 @@ class PatchStem(nn.Sequential):
         return self[1].weight
 
 
+def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.GELU()
+
+
 def new_clip() -> CLIPModel:
     """The judge's network with random weights, about 3 million."""
-    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 4}
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
     text |= {"vocab_size": END + 1, "max_position_embeddings": TEXT_LENGTH}
     text |= {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
     vision |= {"image_size": SIDE, "patch_size": 16, "num_channels": 6}
     vision["hidden_act"] = text["hidden_act"] = "gelu"
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=128, logit_scale_init_value=3.0)
+    config = CLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=128, logit_scale_init_value=3.0
+    )
     config._attn_implementation = "eager"  # trains twice as fast on a CPU
     clip = CLIPModel(config)
     clip.vision_model.embeddings.patch_embedding = PatchStem(192)
@@ -146,14 +170,19 @@ class Judge:
         questions = {}
         for name, values in QUESTIONS.items():
             dice = random.Random(name)
-            rows = [text_features(clip, [describe({name: value}, dice) for _ in range(24)]).mean(0) for value in values]
+            rows = [
+                text_features(clip, [describe({name: value}, dice) for _ in range(24)]).mean(0)
+                for value in values
+            ]
             questions[name] = F.normalize(torch.stack(rows), dim=-1)
         return Judge(clip, questions)
 
     @torch.inference_mode()
     def frame_features(self, video: Tensor, *, batch: int = 16) -> Tensor:
         """(N, F, H, W, 3) -> unit vectors of four moments of each video (N, 4, D)."""
-        parts = [image_features(self.clip, frame_pairs(part).flatten(0, 1)) for part in video.float().split(batch)]
+        parts = [
+            image_features(self.clip, frame_pairs(part).flatten(0, 1)) for part in video.float().split(batch)
+        ]
         return torch.cat(parts).unflatten(0, (len(video), -1))
 
     def features(self, video: Tensor) -> Tensor:
@@ -181,7 +210,9 @@ def judge_path() -> Path:
 def save_judge(clip: CLIPModel, path: Path) -> None:
     """Half-precision weights, under transformers' names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.half().contiguous() for name, tensor in clip.state_dict().items()}
+    tensors = {
+        name: t.half().contiguous() if t.is_floating_point() else t for name, t in clip.state_dict().items()
+    }
     writing = path.with_name(path.name + ".writing")
     save_file(tensors, writing, metadata={"format": "pt", "words": " ".join(WORD_IDS)})
     writing.replace(path)
@@ -193,15 +224,19 @@ def load_judge(path: Path | str | None = None) -> Judge:
     if not path.exists():
         raise WanError(f"No judge at {path}: train one with `python -m wan_tutorial.mini.train_judge`.")
     clip = new_clip()
-    tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
     try:
         clip.load_state_dict(tensors)
     except RuntimeError as error:
-        raise WanError(f"{path} is not this package's judge: {str(error).splitlines()[-1].strip()}") from error
+        raise WanError(
+            f"{path} is not this package's judge: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return Judge.of(clip.requires_grad_(False))
 
 
-def right_answers(judge: Judge, video: Tensor, scenes: Sequence[Scene | Mapping[str, str]]) -> dict[str, list[bool]]:
+def right_answers(
+    judge: Judge, video: Tensor, scenes: Sequence[Scene | Mapping[str, str]]
+) -> dict[str, list[bool]]:
     """For each attribute whether the judge's reading agrees, over the videos where it has a value."""
     read = judge.read(video)
     truths = [scene_values(scene) if isinstance(scene, Scene) else scene for scene in scenes]
@@ -215,3 +250,65 @@ def zero_shot_accuracy(judge: Judge, video: Tensor, scenes: Sequence[Scene]) -> 
     """For each attribute the share of videos that the judge reads right (nan if no scene has it)."""
     answers = right_answers(judge, video, scenes)
     return {name: sum(right) / len(right) if right else math.nan for name, right in answers.items()}
+
+
+# --- the camera, measured -----------------------------------------------------------------------
+
+
+def _soften(fields: Tensor, radius: float) -> Tensor:
+    """A Gaussian blur of (B, 1, H, W)."""
+    reach = math.ceil(2.5 * radius)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / radius).square())
+    bell = (bell / bell.sum()).view(1, 1, 1, -1)
+    fields = F.pad(fields, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(fields, bell), bell.transpose(2, 3))
+
+
+def measure_flow(video: Tensor, *, rounds: int = 12) -> Tensor:
+    """The common motion of a video's pixels: (N, F, H, W, 3) -> (N, 4) as right, down, widen, heighten.
+
+    In sides of the frame, for one frame of time. Least squares on the optical flow equation over all pairs of
+    frames, in rounds that let go of the places that do not follow: flames, embers and smoke. Height is measured apart from
+    width, because rising smoke stretches a picture upward; a zoom widens it as well.
+    """
+    grey = ((video.float().mean(-1) + 1) / 2 + 0.08).log()
+    n, frames = grey.shape[:2]
+    side = min(grey.shape[2:]) / 48
+    grey = F.avg_pool2d(_soften(grey.flatten(0, 1)[:, None], 0.6 * side), round(side))
+    grey = (grey - _soften(grey, 2.5)).view(n, frames, *grey.shape[2:])  # edges, whatever the light does
+    before, after = grey[:, :-1], grey[:, 1:]
+    down, right = torch.gradient((before + after) / 2, dim=(2, 3))
+    height, width = grey.shape[2:]
+    y = (torch.arange(height) - (height - 1) / 2).view(-1, 1)
+    x = (torch.arange(width) - (width - 1) / 2).view(1, -1)
+    inside = (..., slice(2, -2), slice(2, -2))
+    rows = torch.stack(
+        [field[inside].flatten(1) for field in (right, down, right * x, down * y)], -1
+    )  # (N, P, 4)
+    change = (before - after)[inside].flatten(1)
+    weight = torch.ones_like(change)
+    for _ in range(rounds):
+        weighted = rows * weight[..., None]
+        square = weighted.mT @ rows + 1e-6 * torch.eye(4)
+        flow = torch.linalg.solve(square, weighted.mT @ change[..., None])  # (N, 4, 1)
+        miss = (
+            (change - (rows @ flow)[..., 0]).abs().view(n, frames - 1, -1).mean(1)
+        )  # of each place (N, P / F)
+        trust = (1 + (miss / (0.2 * miss.mean(1, keepdim=True) + 1e-9)).square()) ** -2
+        weight = trust.repeat(1, frames - 1)
+    return flow[..., 0] * torch.tensor([1 / 48, 1 / 48, 1, 1])
+
+
+def measure_camera(video: Tensor) -> list[str]:
+    """Still, left, right or zoom, from the measured motion of each video, whatever its length.
+
+    The world's pans move the picture 1 / 100 of its side a frame, its zooms widen it by 1.3 % and more; half of that
+    is taken as seen.
+    """
+    moves = []
+    for right, _, widen, _ in measure_flow(video).tolist():
+        pan, zoom = abs(right) / 0.0105, widen / 0.013
+        moves.append(
+            "still" if max(pan, zoom) < 0.5 else "zoom" if zoom > pan else "left" if right > 0 else "right"
+        )
+    return moves

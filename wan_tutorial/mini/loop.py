@@ -37,8 +37,11 @@ def train(
     budget: Budget,
     folder: Path,
     parameters: Iterable[nn.Parameter] | None = None,
+    orthogonal: Iterable[nn.Parameter] = (),
 ) -> nn.Module:
     """Train `model` in place until the minutes are used; returns the averaged model, in evaluation mode.
+
+    `parameters`: what to train, if not all; `orthogonal`: the matrices among them that Muon moves instead of AdamW.
 
     `folder` holds checkpoint.safetensors (weights and averages, float32), progress.csv (the curves) and the minutes
     already used: the same call after an interruption goes on from there, with a fresh optimiser and warm-up.
@@ -47,20 +50,20 @@ def train(
     average = deepcopy(model).eval().requires_grad_(False)
     step, used = resume(model, average, folder)
     wanted = list(parameters if parameters is not None else model.parameters())
-    optimiser = torch.optim.AdamW(wanted, lr=0.0, betas=(0.9, 0.98), weight_decay=budget.weight_decay)
+    optimisers = make_optimisers(wanted, set(orthogonal), budget)
     began, saved, first_step = time.monotonic(), time.monotonic(), step
     model.train()
     while (elapsed := used + (time.monotonic() - began) / 60) < budget.minutes:
         rate = budget.learning_rate * schedule(step - first_step, elapsed / budget.minutes, budget)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         loss, figures = loss_of(step)
-        optimiser.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(wanted, 1.0)
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient at step {step} is {norm}: lower the learning rate.")
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = rate
+            optimiser.step()
         step += 1
         update_average(average, model, min(budget.averaging, (1 + step) / (10 + step)))
         if step % 20 == 0:
@@ -70,6 +73,25 @@ def train(
             saved = time.monotonic()
     save(model, average, folder, step=step, minutes=budget.minutes)
     return average
+
+
+def make_optimisers(
+    parameters: list[nn.Parameter], orthogonal: set[nn.Parameter], budget: Budget
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices named: it makes each update orthogonal, so that no direction is left behind.
+
+    Muon: https://kellerjordan.github.io/posts/muon, scaled so that one learning rate serves both.
+    """
+    plain = [p for p in parameters if p not in orthogonal]
+    decay = budget.weight_decay
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(plain, lr=0.0, betas=(0.9, 0.98), weight_decay=decay)
+    ]
+    if orthogonal:
+        matrices = [p for p in parameters if p in orthogonal]
+        muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        optimisers.append(muon)
+    return optimisers
 
 
 def schedule(steps_since_start: int, progress: float, budget: Budget) -> float:
@@ -90,7 +112,9 @@ def save(model: nn.Module, average: nn.Module, folder: Path, *, step: int, minut
     """Write weights and averages to checkpoint.safetensors, all or nothing."""
     tensors = {f"weights.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     tensors |= {f"average.{name}": tensor.contiguous() for name, tensor in average.state_dict().items()}
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # tied weights may not share memory in a file
+    tensors = {
+        name: tensor.clone() for name, tensor in tensors.items()
+    }  # tied weights may not share memory in a file
     save_file(tensors, folder / "writing.safetensors", metadata={"step": str(step), "minutes": str(minutes)})
     os.replace(folder / "writing.safetensors", folder / "checkpoint.safetensors")
     (folder / "used.txt").write_text(f"{step} {minutes}")

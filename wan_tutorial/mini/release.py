@@ -8,7 +8,7 @@ first of its decoder, and its latents come out with Wan's.
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from ..text import Tokenizer
 from ..transformer import WanTransformer, new_transformer, start_vace_blocks
 from ..vae import LATENT_MEAN, LATENT_STD, encode_full_length, new_autoencoder, to_wan_names
 from .data import VideoPool, to_pixels
-from .quantize import quantize_master, write_master, write_text_encoder
+from .quantize import quantize_master, write_text_encoder, write_transformer
 from .train_text import load_trained_text
 from .train_transformer import SHAPE as TRANSFORMER_SHAPE
 from .train_vae import SHAPE as VAE_SHAPE
@@ -51,10 +51,15 @@ def release_vae(folder: Path, assets: Path = ASSETS, *, stage: str = "vae_videos
     chunks = []
     for start in range(0, sample, 8):
         with torch.autocast("cpu", torch.bfloat16):
-            chunks.append(encode_full_length(model, to_pixels(videos[start : start + 8])).float().chunk(2, 1)[0])
+            chunks.append(
+                encode_full_length(model, to_pixels(videos[start : start + 8])).float().chunk(2, 1)[0]
+            )
     latents = torch.cat(chunks)  # (N, 16, F, H, W)
     fold_statistics(model, latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4)))
-    state = {name: tensor.to(torch.float16).contiguous() for name, tensor in to_wan_names(model.state_dict()).items()}
+    state = {
+        name: tensor.to(torch.float16).contiguous()
+        for name, tensor in to_wan_names(model.state_dict()).items()
+    }
     write_safetensors(assets / VAE, state)
 
 
@@ -79,5 +84,5 @@ def release_transformer(folder: Path, assets: Path = ASSETS) -> None:
     model: WanTransformer = new_transformer(TRANSFORMER_SHAPE)
     model.load_state_dict(averaged(folder / "transformer"))
     start_vace_blocks(model)
-    write_master(model.state_dict_wan_names(), assets / MASTER)
+    write_transformer(model.state_dict_wan_names(), assets / MASTER, "F16")
     quantize_master(assets / MASTER, assets / QUANTISED, "Q3_K_S")

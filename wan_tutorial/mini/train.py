@@ -75,8 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--minutes", type=float, default=30, help="of training, in all (default: 30)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="with torch.compile: slow to start, then faster")
-    parser.add_argument("--folder", type=Path, default=Path("outputs/training"), help="videos, checkpoints, curves")
+    parser.add_argument(
+        "--compile", action="store_true", help="with torch.compile: slow to start, then faster"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("outputs/training"), help="videos, checkpoints, curves"
+    )
     parser.add_argument("--assets", type=Path, default=release.ASSETS, help="where finished files go")
     parser.add_argument("--out", type=Path, default=Path("outputs/handover"), help="of handover and takeover")
     try:

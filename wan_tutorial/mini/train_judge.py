@@ -17,14 +17,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
-from .captions import WORDS, words_in, write_caption
+from .captions import write_caption
 from .data import VideoPool
-from .judge import QUESTIONS, Judge, describe, image_features, judge_path, new_clip, save_judge, scene_values
-from .judge import text_features, zero_shot_accuracy
+from .judge import (
+    QUESTIONS,
+    Judge,
+    describe,
+    image_features,
+    judge_path,
+    names_in,
+    new_clip,
+    save_judge,
+    scene_values,
+    text_features,
+    zero_shot_accuracy,
+)
 from .loop import Budget, train
 from .world import Scene, draw_scene, render
 
 Sources = list[tuple[VideoPool, np.ndarray]]
+CAPTIONS = 16  # long captions in a batch; the rest of its texts are short
 SHIFT = 8  # pixels a picture may be moved
 SWAP = {"left": "right", "right": "left"}
 
@@ -56,13 +68,6 @@ def disturb(pairs: Tensor) -> Tensor:
     return torch.cat((first, second - first), dim=1)
 
 
-def names_in(text: str, scene: Scene) -> list[str]:
-    """The attributes of a scene that its caption names."""
-    padded = f" {' '.join(words_in(text))} "
-    values = scene_values(scene) | {"camera": scene.camera}
-    return [n for n, v in values.items() if any(f" {p} " in padded for p in WORDS[n].get(v, ()))]
-
-
 def match_loss(pictures: Tensor, texts: Tensor, true: Tensor, scale: Tensor) -> Tensor:
     """InfoNCE both ways with several positives: pictures (B, D), texts (T, D), true (B, T)."""
     logits = scale * pictures @ texts.T
@@ -79,7 +84,10 @@ def caption_texts(scenes: list[Scene], dice: random.Random) -> tuple[list[str], 
     told = [replace(scene, defect=None) for scene in scenes]
     texts = [write_caption(scene, dice.randrange(10**9)) for scene in told]
     named = [names_in(text, scene) for text, scene in zip(texts, told, strict=True)]
-    true = [[all(getattr(s, n) == getattr(t, n) for n in ns) for t, ns in zip(told, named, strict=True)] for s in told]
+    true = [
+        [all(getattr(s, n) == getattr(t, n) for n in ns) for t, ns in zip(told, named, strict=True)]
+        for s in told
+    ]
     return texts, torch.tensor(true)
 
 
@@ -88,14 +96,18 @@ def short_texts(scenes: list[Scene], dice: random.Random) -> tuple[list[str], Te
     names = dice.sample(sorted(QUESTIONS), dice.choice((2, 3)))
     kinds = [tuple((n, v) for n, v in scene_values(scene).items() if n in names) for scene in scenes]
     found = sorted(set(kinds) - {()})
-    return [describe(dict(kind), dice) for kind in found], torch.tensor([[k == f for f in found] for k in kinds])
+    return [describe(dict(kind), dice) for kind in found], torch.tensor(
+        [[k == f for f in found] for k in kinds]
+    )
 
 
-def judge_loss(clip: CLIPModel, pairs: Tensor, scenes: list[Scene], dice: random.Random) -> tuple[Tensor, dict]:
+def judge_loss(
+    clip: CLIPModel, pairs: Tensor, scenes: list[Scene], dice: random.Random
+) -> tuple[Tensor, dict]:
     """Every question, then short texts, then captions; one pass through each tower."""
     questions = [describe({name: value}, dice) for name in QUESTIONS for value in QUESTIONS[name]]
     short, short_true = short_texts(scenes, dice)
-    captions, caption_true = caption_texts(scenes[:32], dice)
+    captions, caption_true = caption_texts(scenes[:CAPTIONS], dice)
     with torch.autocast(pairs.device.type, torch.bfloat16):
         pictures = image_features(clip, pairs)
         texts = text_features(clip, [*questions, *short, *captions])
@@ -112,10 +124,10 @@ def judge_loss(clip: CLIPModel, pairs: Tensor, scenes: list[Scene], dice: random
         figures[name] = (logits.argmax(1) == truth).float().mean().item()
     loss = torch.stack(losses).sum() / 4
     loss = loss + 0.3 * match_loss(pictures, short_features, short_true, scale)
-    return loss + 0.3 * match_loss(pictures[:32], caption_features, caption_true, scale), figures
+    return loss + 0.3 * match_loss(pictures[:CAPTIONS], caption_features, caption_true, scale), figures
 
 
-def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, batch: int = 64) -> CLIPModel:
+def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, batch: int = 32) -> CLIPModel:
     """Train for `minutes`; checkpoint and curves go to `folder`, from which an interrupted run goes on."""
     torch.manual_seed(0)
     sources = [(pool, pool.videos()) for pool in pools]
@@ -127,8 +139,18 @@ def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, bat
         pairs = disturb(pairs).contiguous(memory_format=torch.channels_last)
         return judge_loss(clip, pairs, scenes, dice)
 
-    budget = Budget(minutes, learning_rate=1e-3, warmup_steps=60, weight_decay=0.05, averaging=0.998, save_minutes=1)
-    return train(clip, loss_of, budget=budget, folder=folder)
+    def calibrate(average: CLIPModel) -> CLIPModel:
+        """Statistics of the averaged weights' own activations, which an average of weights does not hold."""
+        stem = average.vision_model.embeddings.patch_embedding.train()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            for _ in range(60):
+                stem(disturb(draw_pairs(sources, batch, numbers)[0]))
+        return average.eval()
+
+    budget = Budget(
+        minutes, learning_rate=1e-3, warmup_steps=60, weight_decay=0.05, averaging=0.998, save_minutes=1
+    )
+    return calibrate(train(clip, loss_of, budget=budget, folder=folder))
 
 
 def held_out_renders(count: int, *, split: str, first_seed: int = 900_000) -> tuple[Tensor, list[Scene]]:

@@ -55,7 +55,9 @@ def tokenize(tokenizer: Tokenizer, prompts: list[str], length: int = LENGTH) -> 
 def embed(model: UMT5EncoderModel, ids: Tensor) -> Tensor:
     """(B, L) -> (B, L, dim), as `TextEncoder.embed` computes it."""
     real = ids != PAD
-    return model(inputs_embeds=model.shared(ids), attention_mask=real.long()).last_hidden_state * real[..., None]
+    return (
+        model(inputs_embeds=model.shared(ids), attention_mask=real.long()).last_hidden_state * real[..., None]
+    )
 
 
 def hide(ids: Tensor, share: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -101,7 +103,13 @@ def train_text(folder: Path, *, minutes: float, batch: int = 48) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return task(tokenize(tokenizer, pairs[0]), tokenize(tokenizer, pairs[1]))
 
-    average = train(task, loss_of, budget=Budget(minutes, learning_rate=1e-3), folder=folder / "text")
+    matrices = [
+        p
+        for name, p in task.encoder.encoder.block.named_parameters()
+        if "relative" not in name and p.ndim == 2
+    ]
+    budget = Budget(minutes, learning_rate=2e-3)
+    average = train(task, loss_of, budget=budget, folder=folder / "text", orthogonal=matrices)
     save_file(to_file_names(average.encoder), folder / "text_encoder.safetensors")
 
 

@@ -86,7 +86,15 @@ def flow_matching_loss(model: nn.Module, clean: Tensor, text: Tensor, t: Tensor)
 
 
 def train_transformer(
-    folder: Path, encoder: TextEncoder, batches: Batches, *, minutes: float, batch: int = 16, compile: bool = False
+    folder: Path,
+    encoder: TextEncoder,
+    batches: Batches,
+    *,
+    minutes: float,
+    batch: int = 16,
+    compile: bool = False,
+    muon: bool = True,
+    name="transformer",
 ) -> nn.Module:
     """Train for `minutes`; checkpoints and curves go to folder/transformer."""
     torch.manual_seed(0)
@@ -101,7 +109,8 @@ def train_transformer(
         return losses.mean(), {"late": late.mean().item() if len(late) else float("nan")}
 
     main = [p for name, p in model.named_parameters() if "vace" not in name]
+    matrices = [p for name, p in model.blocks.named_parameters() if p.ndim == 2] if muon else []
     budget = Budget(minutes, learning_rate=1e-3, warmup_steps=200)
-    average = train(model, loss_of, budget=budget, folder=folder / "transformer", parameters=main)
+    average = train(model, loss_of, budget=budget, folder=folder / name, parameters=main, orthogonal=matrices)
     start_vace_blocks(average)
     return average

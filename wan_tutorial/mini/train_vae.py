@@ -20,7 +20,9 @@ SHAPE = VaeShape(base_dim=16, res_blocks=1)
 KL_WEIGHT = 1e-4  # enough to keep the latents near a unit Gaussian, too little to blur
 
 
-def draw_crops(videos: np.ndarray, *, batch: int, frames: int, side: int, dice: np.random.Generator) -> Tensor:
+def draw_crops(
+    videos: np.ndarray, *, batch: int, frames: int, side: int, dice: np.random.Generator
+) -> Tensor:
     """Random crops in space (and, for single frames, time), mirrored half of the time: (B, 3, frames, side, side)."""
     count, length, height, width = videos.shape[:4]
     crops = []
@@ -72,7 +74,7 @@ def grow_into_time(model: AutoencoderKLWan) -> None:
             weight *= 0.1
             weight[:, :, 2] += same if module.mode == "upsample3d" else same / 2
             weight[:, :, 1] += 0 if module.mode == "upsample3d" else same / 2
-            nn.init.zeros_(module.time_conv.bias)
+            module.time_conv.bias.zero_()
 
 
 def train_vae(folder: Path, *, minutes: float, device: str = "cpu", compile: bool = False) -> nn.Module:

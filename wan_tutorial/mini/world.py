@@ -13,12 +13,15 @@ Shapes: N scenes, F frames, H height, W width; (N, F, H, W) for fields, (N, 3, F
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as nn
 
@@ -181,6 +184,21 @@ CORE = {
 
 class Batch:
     """Scenes gathered into tensors: every attribute a column of shape (N, 1, 1)."""
+
+    shape: Tensor  # the unnamed traits, as in `Scene`
+    hue: Tensor
+    metal: Tensor
+    tilt: Tensor
+    side: Tensor
+    place_x: Tensor
+    place_y: Tensor
+    logs: Tensor
+    log_tint: Tensor
+    stones: Tensor
+    glow: Tensor
+    tint: Tensor
+    wind: Tensor
+    moon: Tensor
 
     def __init__(self, scenes: Sequence[Scene], device: torch.device | str) -> None:
         self.scenes, self.device, self.count = list(scenes), device, len(scenes)
@@ -892,12 +910,20 @@ def render(
     width: int = 96,
     frames: int = 13,
     device: torch.device | str = "cpu",
-    return_mask: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Paint videos (N, F, H, W, 3) in [-1, 1]; with `return_mask` also where flame or subject is.
+) -> Tensor:
+    """Paint videos (N, F, H, W, 3) in [-1, 1]; each depends on its scene alone, not on its neighbours in the batch."""
+    return render_with_mask(scenes, height=height, width=width, frames=frames, device=device)[0]
 
-    Each video depends on its scene alone, not on its neighbours in the batch.
-    """
+
+def render_with_mask(
+    scenes: Sequence[Scene],
+    *,
+    height: int = 96,
+    width: int = 96,
+    frames: int = 13,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Paint videos, and where flame or subject is: (N, F, H, W), soft from 0 to 1."""
     if not scenes:
         raise ValueError("render needs at least one scene; got none: try [draw_scene(0)].")
     if height % 4 or width % 4 or min(height, width) < 32 or frames < 1:
@@ -918,7 +944,7 @@ def render(
         picture, mask = _compose(batch, seen, fields, x, y, shot.time)
         picture = _spoil(batch, _soft_clip(picture), shot.time, scale=scale)
     video = picture.permute(0, 2, 3, 4, 1).contiguous()  # (N, F, H, W, 3)
-    return (video, mask) if return_mask else video
+    return video, mask
 
 
 # --- defects ---------------------------------------------------------------------------------------
@@ -975,24 +1001,35 @@ def _coarsen(flat: Tensor, batch: Batch, time: Tensor, scale: float) -> Tensor:
 # --- looking at it ---------------------------------------------------------------------------------
 
 
-def _contact_sheet(folder: str = "outputs") -> None:
-    """Write a grid of scenes and one strip of all frames, to look at."""
-    from pathlib import Path
+def _save(pixels: Tensor, path: Path, *, times: int = 1) -> None:
+    """Write (H, W, 3) in [-1, 1] as a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
+    picture.resize((pixels.shape[1] * times, pixels.shape[0] * times)).save(path)
+    print(f"wrote {path}")
 
-    from PIL import Image
 
-    Path(folder).mkdir(parents=True, exist_ok=True)
+def _contact_sheet(folder: Path) -> None:
+    """Write a grid of scenes and strips of all frames, to look at."""
     scenes = [draw_scene(seed) for seed in range(48)]
     video = torch.cat([render(scenes[i : i + 16]) for i in range(0, 48, 16)])
     grid = video[:, 6].view(6, 8, 96, 96, 3).permute(0, 2, 1, 3, 4).reshape(576, 768, 3)
     strips = render([brief_scene(seed) for seed in range(6)])
     strips = strips.permute(0, 2, 1, 3, 4).reshape(576, 13 * 96, 3)
-    for name, sheet in (("world_scenes.png", grid), ("world_strips.png", strips)):
-        pixels = ((sheet + 1) * 127.5).round().to(torch.uint8).numpy()
-        path = Path(folder) / name
-        Image.fromarray(pixels).resize((sheet.shape[1] * 2, sheet.shape[0] * 2)).save(path)
-        print(f"wrote {path}")
+    _save(grid, folder / "world_scenes.png", times=2)
+    _save(strips, folder / "world_strips.png", times=2)
 
 
 if __name__ == "__main__":
-    _contact_sheet()
+    parser = argparse.ArgumentParser(description="Look at the fireside world.")
+    parser.add_argument("--folder", type=Path, default=Path("outputs"), help="for the contact sheets")
+    parser.add_argument(
+        "--bonfire", type=Path, help="write one large picture of the brief's scene here instead"
+    )
+    parser.add_argument("--seed", type=int, default=2, help="of that picture")
+    options = parser.parse_args()
+    if options.bonfire:
+        picture = render([brief_scene(options.seed)], height=384, width=384, frames=1)[0, 0]
+        _save(picture, options.bonfire)
+    else:
+        _contact_sheet(options.folder)

@@ -6,13 +6,16 @@ green, here and in all lessons.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.show import style
 
 STAGES = ("text", "noise", "denoise", "decode", "video")
@@ -21,19 +24,18 @@ HEIGHT = 4.35
 
 @dataclass(frozen=True)
 class Flow:
-    """What the drawing says: how large everything is, and with which files and settings."""
+    """What the drawing says: how large everything is, and with which settings and files."""
 
-    embedding: tuple[int, ...]  # (tokens, dim)
-    latent: tuple[int, ...]  # (1, 16, F, H, W)
-    video: tuple[int, ...]  # (frames, height, width, 3)
-    steps: int
-    guidance: float
-    shift: float
-    sampler: str
-    scheduler: str
-    text_encoder: str = ""  # file names
-    transformer: str = ""
-    vae: str = ""
+    embedding: Sequence[int]  # (tokens, dim)
+    latent: Sequence[int]  # (1, 16, F, H, W)
+    video: Sequence[int]  # (frames, height, width, 3)
+    settings: SamplingSettings
+    files: Mapping[str, Path] = field(default_factory=dict)  # by role: transformer, text_encoder, vae
+
+    def file(self, role: str) -> str:
+        """The name of a file, shortened in the middle; "" if there is none."""
+        name = Path(self.files.get(role, "")).name
+        return name if len(name) < 30 else name[:14] + "\u2026" + name[-14:]
 
 
 @style.styled
@@ -51,17 +53,17 @@ def plot_workflow(flow: Flow, *, at: str | None = None, frames: np.ndarray | Non
     page.note("positive prompt", 0.10, 3.40, 1.30, 0.44, style.WORDS, "text")
     page.note("negative prompt", 0.10, 2.70, 1.30, 0.44, style.WORDS, "text")
     page.note("seed", 0.10, 0.98, 1.30, 0.44, style.GREY, "noise")
-    page.box("Text encoder", ("UMT5",), 1.92, 2.70, 1.30, 1.14, style.EMBEDDINGS, "text", flow.text_encoder)
+    page.box("Text encoder", ("UMT5",), 1.92, 2.70, 1.30, 1.14, style.EMBEDDINGS, "text", flow.file("text_encoder"))
     page.box("Draw noise", ("torch, on the CPU",), 1.92, 0.76, 1.30, 0.88, style.LATENTS, "noise")
-    page.box("VAE decoder", ("latent to pixels",), 7.80, 0.76, 1.30, 0.88, style.PIXELS, "decode", flow.vae)
+    page.box("VAE decoder", ("latent to pixels",), 7.80, 0.76, 1.30, 0.88, style.PIXELS, "decode", flow.file("vae"))
 
     page.frame(4.46, 0.50, 2.06, 3.58, "denoise")
-    page.heading("Denoise", f"{flow.steps} steps", 4.46, 2.06, 3.85, "denoise")
+    page.heading("Denoise", f"{flow.settings.steps} steps", 4.46, 2.06, 3.85, "denoise")
     page.box("Transformer", ("which way is noise?",), 4.62, 2.62, 1.74, 0.98, style.WORK, "denoise")
-    words = (f"{flow.sampler}, {flow.scheduler}", f"guidance {flow.guidance:g}, shift {flow.shift:g}")
+    words = (f"{flow.settings.sampler}, {flow.settings.scheduler}", f"guidance {flow.settings.guidance:g}, shift {flow.settings.shift:g}")
     page.box("Solver", words, 4.62, 0.72, 1.74, 0.98, style.WORK, "denoise")
     page.loop(5.08, 5.90, 1.70, 2.62)
-    page.file(flow.transformer, 5.49, 0.33, "denoise")
+    page.file(flow.file("transformer"), 5.49, 0.33, "denoise")
 
     page.arrow((1.40, 3.62), (1.92, 3.48), "text")
     page.arrow((1.40, 2.92), (1.92, 3.06), "text")
@@ -121,8 +123,7 @@ class _Page:
 
     def file(self, name: str, x: float, y: float, stage: str):
         if name:
-            short = name if len(name) < 30 else name[:14] + "\u2026" + name[-14:]
-            self.axes.text(x, y, short, ha="center", va="center", fontsize=6.8, color=style.GREY, alpha=self.alpha(stage))
+            self.axes.text(x, y, name, ha="center", va="center", fontsize=6.8, color=style.GREY, alpha=self.alpha(stage))
 
     def note(self, name: str, x: float, y: float, w: float, h: float, colour: str, stage: str):
         alpha = self.alpha(stage)
@@ -186,7 +187,7 @@ class _Page:
         self.axes.add_patch(arrow)
 
 
-def _shape(numbers: tuple[int, ...]) -> str:
+def _shape(numbers: Sequence[int]) -> str:
     return "(" + ", ".join(map(str, numbers)) + ")"
 
 
@@ -196,7 +197,7 @@ def _words(flow: Flow, at: str | None) -> str:
     return (
         f"Workflow: the positive and the negative prompt go through the text encoder and become two embeddings of shape "
         f"{_shape(flow.embedding)}; a seed becomes noise of shape {_shape(flow.latent)}; both enter the denoising loop, "
-        f"in which the transformer gives a velocity and the solver ({flow.sampler}, {flow.scheduler}, guidance "
-        f"{flow.guidance:g}, shift {flow.shift:g}) moves the latent, {flow.steps} times; the clean latent of shape "
+        f"in which the transformer gives a velocity and the solver ({flow.settings.sampler}, {flow.settings.scheduler}, guidance "
+        f"{flow.settings.guidance:g}, shift {flow.settings.shift:g}) moves the latent, {flow.settings.steps} times; the clean latent of shape "
         f"{_shape(flow.latent)} goes through the VAE decoder and becomes a video of shape {_shape(flow.video)}.{lit}"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.workflow.graph import BYPASSED, MUTED, RUNS, Link, Node, Workflow, is_lora_row
-from wan_tutorial.workflow.nodes import NODE_TYPES, NOTES, PAGE_ONLY, POWER_LORA, PRIMITIVE, NodeType
+from wan_tutorial.workflow.nodes import NOTES, PAGE_ONLY, POWER_LORA, PRIMITIVE, node_types
 
 LARGEST_FILE, MOST_NODES, MOST_LINKS, DEEPEST = 10 * 10**6, 2000, 10000, 50
 _HEADER = {"type": "PowerLoraLoaderHeaderWidget"}
@@ -27,7 +27,9 @@ def read_workflow(path: str | Path) -> Workflow:
     if not path.is_file():
         raise WanError(f"There is no workflow at {path}: save one in ComfyUI with Workflow > Export.")
     if path.stat().st_size > LARGEST_FILE:
-        raise WanError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB, and a workflow has 10 MB at most.")
+        raise WanError(
+            f"{path.name} has {path.stat().st_size / 1e6:.0f} MB, and a workflow has 10 MB at most."
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -113,9 +115,13 @@ def _ui_node(entry: dict[str, Any], links: dict[int, Link]) -> Node:
     if not isinstance(name, int | str) or isinstance(name, bool) or not isinstance(kind, str):
         raise WanError(f"A node has a number and a type, and one here has {_shown(name)} and {_shown(kind)}.")
     title, mode = entry.get("title"), entry.get("mode", RUNS)
-    sockets = [_named(socket, kind) for socket in _list_of(entry.get("inputs") or [], dict, f"inputs of {kind}")]
-    outputs = [_named(socket, kind) for socket in _list_of(entry.get("outputs") or [], dict, f"outputs of {kind}")]
-    known, flags = NODE_TYPES.get(kind), entry.get("flags")
+    sockets = [
+        _named(socket, kind) for socket in _list_of(entry.get("inputs") or [], dict, f"inputs of {kind}")
+    ]
+    outputs = [
+        _named(socket, kind) for socket in _list_of(entry.get("outputs") or [], dict, f"outputs of {kind}")
+    ]
+    known, flags = node_types().get(kind), entry.get("flags")
     node = Node(
         str(name),
         kind,
@@ -140,11 +146,6 @@ def _ui_node(entry: dict[str, Any], links: dict[int, Link]) -> Node:
     return node
 
 
-def _places(kind: NodeType) -> list[str]:
-    """The names of a known node's `widgets_values`, in order."""
-    return [name for widget in kind.widgets for name in (widget.name, *(widget.then[:1] if widget.then else ()))]
-
-
 def _values(node: Node, written: Any, sockets: list[dict[str, Any]]) -> dict[str, Any]:
     if isinstance(written, dict):
         return dict(written)
@@ -155,12 +156,14 @@ def _values(node: Node, written: Any, sockets: list[dict[str, Any]]) -> dict[str
         rows = [value for value in written if is_lora_row(value)]
         return {f"lora_{index}": dict(row) for index, row in enumerate(rows, 1)}
     if node.known:
-        return dict(zip(_places(node.known), written, strict=False))
+        return dict(zip(node.known.places, written, strict=False))
     if node.type in NOTES:
         return {"text": str(written[0]) if written else ""}
     if node.type == PRIMITIVE:
         return {"value": written[0]} if written else {}
-    names = [socket["name"] for socket in sockets if "widget" in socket]  # newer files name the widgets themselves
+    names = [
+        socket["name"] for socket in sockets if "widget" in socket
+    ]  # newer files name the widgets themselves
     names += [f"value {index}" for index in range(len(names), len(written))]
     return dict(zip(names, written, strict=False))
 
@@ -184,7 +187,7 @@ def _read_api(document: dict[str, Any]) -> Workflow:
         inputs = entry.get("inputs", {}) if isinstance(entry, dict) else None
         if not isinstance(inputs, dict) or not isinstance(entry.get("class_type"), str):
             raise WanError(f'Node {_shown(name)} must have a "class_type" and "inputs".')
-        known, meta = NODE_TYPES.get(entry["class_type"]), entry.get("_meta")
+        known, meta = node_types().get(entry["class_type"]), entry.get("_meta")
         title = meta.get("title") if isinstance(meta, dict) else None
         links = {key: Link(value[0], value[1]) for key, value in inputs.items() if _is_api_link(value)}
         nodes[name] = Node(
@@ -237,22 +240,27 @@ def _written(node: Node, before: Any) -> Any:
     if not node.known:
         values = list(node.values.values())
         return values + before[len(values) :]
-    usual = {w.then[0]: w.then[1] for w in node.known.widgets if w.then} | {w.name: w.default for w in node.known.widgets}
-    places = _places(node.known)
+    usual = dict(widget.then for widget in node.known.widgets if widget.then)
+    usual |= {widget.name: widget.default for widget in node.known.widgets}
+    places = node.known.places
     last = max([len(before), *(place + 1 for place, name in enumerate(places) if name in node.values)])
     values = [node.values.get(name, usual[name]) for name in places[:last]]
     return values + before[len(values) :]
 
 
 def _new_page(workflow: Workflow) -> dict[str, Any]:
-    entries, links = [], []
-    numbers = {name: int(name) if name.isdigit() else 100000 + place for place, name in enumerate(workflow.nodes)}
+    entries: list[tuple[Node, list[dict[str, Any]]]] = []
+    links: list[list[Any]] = []
+    numbers = {
+        name: int(name) if name.isdigit() else 100000 + place for place, name in enumerate(workflow.nodes)
+    }
     from wan_tutorial.workflow.graph import in_order
 
     order = {name: place for place, name in enumerate(in_order(workflow.nodes))}
     given: dict[tuple[str, int], list[int]] = {}
     for node in workflow.nodes.values():
-        sockets: list[dict[str, Any]] = [{"name": name, "type": kind, "link": None} for name, kind in node.takes.items()]
+        sockets: list[dict[str, Any]]
+        sockets = [{"name": name, "type": kind, "link": None} for name, kind in node.takes.items()]
         for name in node.links:
             if name not in node.takes:
                 sockets.append({"name": name, "type": "*", "widget": {"name": name}, "link": None})
@@ -263,7 +271,10 @@ def _new_page(workflow: Workflow) -> dict[str, Any]:
             if link is not None:
                 giver = workflow.nodes[link.source]
                 kind = giver.gives[link.slot][1] if link.slot < len(giver.gives) else "*"
-                socket["type"], socket["link"] = kind if "widget" in socket else socket["type"], len(links) + 1
+                socket["type"], socket["link"] = (
+                    kind if "widget" in socket else socket["type"],
+                    len(links) + 1,
+                )
                 links.append([len(links) + 1, numbers[link.source], link.slot, numbers[node.id], place, kind])
                 given.setdefault((link.source, link.slot), []).append(len(links))
         entries.append((node, sockets))
@@ -275,7 +286,11 @@ def _new_page(workflow: Workflow) -> dict[str, Any]:
 
 
 def _new_entry(
-    node: Node, sockets: list[dict[str, Any]], number: int, order: int, given: dict[tuple[str, int], list[int]]
+    node: Node,
+    sockets: list[dict[str, Any]],
+    number: int,
+    order: int,
+    given: dict[tuple[str, int], list[int]],
 ) -> dict[str, Any]:
     gives = [{"name": name, "type": kind, "links": given.get((node.id, slot), [])}
              for slot, (name, kind) in enumerate(node.gives)]  # fmt: skip
@@ -322,7 +337,9 @@ def write_workflow(workflow: Workflow, path: str | Path, *, api: bool = False) -
     """Write a file that ComfyUI opens: the UI format, or the API format that programs send to its server."""
     path = Path(path).expanduser()
     if path.suffix != ".json":
-        raise WanError(f"A workflow is a .json file, not {path.name!r}: try {path.with_suffix('.json').name}.")
+        raise WanError(
+            f"A workflow is a .json file, not {path.name!r}: try {path.with_suffix('.json').name}."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_api(workflow) if api else to_ui(workflow), indent=2, ensure_ascii=False) + "\n"
     partial = path.with_name(f".{path.name}.partial")
@@ -344,7 +361,9 @@ def _list_of(value: Any, kinds: Any, name: str, most: int = MOST_NODES) -> list[
 
 def _named(socket: dict[str, Any], kind: str) -> dict[str, Any]:
     if not isinstance(socket.get("name"), str):
-        raise WanError(f"Every input and output of {_shown(kind)} needs a name, and one has {_shown(socket.get('name'))}.")
+        raise WanError(
+            f"Every input and output of {_shown(kind)} needs a name, not {_shown(socket.get('name'))}."
+        )
     return socket
 
 

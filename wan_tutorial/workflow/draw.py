@@ -1,8 +1,8 @@
 """A workflow as a picture, in the manner of ComfyUI's dark page: nodes with their settings, coloured links, groups.
 
 In: a `Workflow`, and the `NodeRun`s of a run if there was one. Out: a matplotlib figure, for a PNG file or as SVG in a
-notebook; after a run each node carries its seconds, each link the shape of what went over it, and nodes that make
-something to look at show it. Measures and colours are those of ComfyUI's page (litegraph.js).
+notebook; after a run each node carries its seconds, each link starts with the shape of what went over it, and nodes
+that make something to look at show it. Measures and colours are those of ComfyUI's page (litegraph.js).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
-from matplotlib.textpath import TextPath
 
 from wan_tutorial.show import style
 from wan_tutorial.workflow.graph import BYPASSED, MUTED, Node, Workflow, is_lora_row, is_note
@@ -42,13 +42,17 @@ KINDS = {
     "VIDEO": "#7fdbca",
 }
 OTHER = "#a5adb5"
-MARGIN, UNITS_PER_INCH, FONT = 60, 128, 13  # FONT: the height of letters, in the page's pixels
+MARGIN, UNITS_PER_INCH, FONT = 50, 128, 13  # FONT: the height of letters, in the page's pixels
 
 
-def draw_workflow(workflow: Workflow, runs: Sequence[NodeRun] = (), *, title: str = "") -> Figure:
-    """Draw a workflow; with the runs of its nodes, with what they gave."""
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "svg.fonttype": "path", "path.simplify": False}):
-        return _Drawing(workflow, runs, title).figure
+def draw_workflow(
+    workflow: Workflow, runs: Sequence[NodeRun] = (), *, title: str = "", measures: bool = True
+) -> Figure:
+    """Draw a workflow; with the runs of its nodes, with what they gave, and with or without shapes and seconds."""
+    with matplotlib.rc_context(
+        {"font.family": "DejaVu Sans", "svg.fonttype": "path", "path.simplify": False}
+    ):
+        return _Drawing(workflow, runs, title, measures).figure
 
 
 def to_svg(figure: Figure) -> str:
@@ -64,20 +68,24 @@ def show_workflow(workflow: Workflow, runs: Sequence[NodeRun] = (), *, title: st
     figure = draw_workflow(workflow, runs, title=title)
     from IPython.display import display
 
-    alt = figure.get_label()
-    page = style.to_html(to_svg(figure).encode(), kind="svg+xml", alt=alt).replace("<img ", '<img style="width:100%" ')
+    alt = str(figure.get_label())
+    page = style.to_html(to_svg(figure).encode(), kind="svg+xml", alt=alt).replace(
+        "<img ", '<img style="width:100%" '
+    )
     display({"text/html": page, "text/plain": alt}, raw=True)
 
 
 class _Drawing:
     """One picture being made; everything is in the pixels of ComfyUI's page, y downwards."""
 
-    def __init__(self, workflow: Workflow, runs: Sequence[NodeRun], title: str) -> None:
-        self.workflow, self.title = workflow, title
+    def __init__(self, workflow: Workflow, runs: Sequence[NodeRun], title: str, measures: bool) -> None:
+        self.workflow, self.title, self.measures = workflow, title, measures
         self.runs = {run.node.id: run for run in runs}
         self.sizes = {node.id: _size(node) for node in workflow.nodes.values()}
         left, top, right, bottom = self._bounds()
-        self.figure = Figure(figsize=((right - left) / UNITS_PER_INCH, (bottom - top) / UNITS_PER_INCH), facecolor=PAGE)
+        self.figure = Figure(
+            figsize=((right - left) / UNITS_PER_INCH, (bottom - top) / UNITS_PER_INCH), facecolor=PAGE
+        )
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set(xlim=(left, right), ylim=(bottom, top))
         self.axes.axis("off")
@@ -107,13 +115,15 @@ class _Drawing:
     def _box(self, x: float, y: float, width: float, height: float, *, fill: Any, edge: Any = "none", round: float = 8,
              line: float = 0.8, alpha: float = 1, layer: float = 3) -> None:  # fmt: skip
         shape = f"round,pad=0,rounding_size={min(round, width / 2, height / 2)}"
-        box = FancyBboxPatch((x, y), width, height, boxstyle=shape, fc=fill, ec=edge, lw=line, alpha=alpha, zorder=layer)
+        box = FancyBboxPatch(
+            (x, y), width, height, boxstyle=shape, fc=fill, ec=edge, lw=line, alpha=alpha, zorder=layer
+        )
         self.axes.add_patch(box)
 
     def _text(self, x: float, y: float, words: str, *, size: float = FONT, colour: str = TEXT, side: str = "left",
               layer: float = 5, bold: bool = False) -> None:  # fmt: skip
         points = size * 72 / UNITS_PER_INCH
-        self.axes.text(x, y, words.replace("$", r"\$"), fontsize=points, color=colour, ha=side, va="center_baseline",
+        self.axes.text(x, y, _drawable(words).replace("$", r"\$"), fontsize=points, color=colour, ha=side, va="center_baseline",
                        zorder=layer, fontweight="bold" if bold else "normal", clip_on=True)  # fmt: skip
 
     def _dot(self, x: float, y: float, kind: str, linked: bool = True) -> None:
@@ -131,7 +141,9 @@ class _Drawing:
         colour = _colour(colour, "#3f789e")
         self._box(*box, fill=colour, alpha=0.22, round=10, layer=1)
         self._box(*box, fill="none", edge=colour, line=1.1, alpha=0.75, round=10, layer=1)
-        self._text(box[0] + 14, box[1] + 22, _fit(words, box[2] - 28, 20), size=20, colour="#d8e3ea", layer=2)
+        self._text(
+            box[0] + 14, box[1] + 22, _fit(words, box[2] - 28, 20), size=20, colour="#d8e3ea", layer=2.7
+        )
 
     # ------------------------------------------------------------------------------------------------ links
 
@@ -143,21 +155,11 @@ class _Drawing:
             reach = max(40.0, min(0.5 * abs(end[0] - start[0]), 260.0))
             points = [start, (start[0] + reach, start[1]), (end[0] - reach, end[1]), end]
             curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-            self.axes.add_patch(PathPatch(curve, fc="none", ec="#00000088", lw=3.4, zorder=2.4, capstyle="round"))
+            self.axes.add_patch(
+                PathPatch(curve, fc="none", ec="#00000088", lw=3.4, zorder=2.4, capstyle="round")
+            )
             self.axes.add_patch(PathPatch(curve, fc="none", ec=KINDS.get(kind, OTHER), lw=1.9, zorder=2.5,
                                           capstyle="round"))  # fmt: skip
-            run = self.runs.get(link.source)
-            if run and link.slot < len(run.outputs):
-                self._shape_on(points, run.outputs[link.slot].shape, KINDS.get(kind, OTHER))
-
-    def _shape_on(self, points: list[tuple[float, float]], shape: tuple[int, ...] | None, colour: str) -> None:
-        """The shape of what went over a link, beside the socket where it arrives."""
-        if shape is None:
-            return
-        words, (x, y) = " × ".join(map(str, shape)), points[-1]
-        width = _width(words, 10) + 12
-        self._box(x - width - 12, y - 8, width, 16, fill=PAGE, edge=colour, line=0.7, round=8, layer=6.5)
-        self._text(x - width / 2 - 12, y, words, size=10, colour=colour, side="center", layer=7)
 
     def _output_at(self, node: Node, slot: int) -> tuple[float, float]:
         x, y = node.position
@@ -187,13 +189,19 @@ class _Drawing:
         if node.collapsed:
             self._box(x, y - TITLE, width, TITLE, fill=bar, edge="#00000055", round=15)
         else:
-            self._box(x + 3, y - TITLE + 5, width, height + TITLE, fill="#000000", alpha=0.35, round=10, layer=2.8)
+            self._box(
+                x + 3, y - TITLE + 5, width, height + TITLE, fill="#000000", alpha=0.35, round=10, layer=2.8
+            )
             self._box(x, y - TITLE, width, height + TITLE, fill=fill, edge="#00000066", round=9)
             self._box(x, y - TITLE, width, TITLE, fill=bar, round=9, layer=3.1)
             self.axes.add_patch(Rectangle((x, y - 9), width, 9, fc=bar, ec="none", zorder=3.1))
-        self.axes.add_patch(Circle((x + 16, y - TITLE / 2), 4.5, fc=QUIET if not node.collapsed else TEXT, ec="none", zorder=5))
+        self.axes.add_patch(
+            Circle(
+                (x + 16, y - TITLE / 2), 4.5, fc=QUIET if not node.collapsed else TEXT, ec="none", zorder=5
+            )
+        )
         run = self.runs.get(node.id)
-        taken = f"{run.seconds:.2f} s" if run else ""
+        taken = f"{run.seconds:.2f} s" if run and self.measures else ""
         self._text(x + 29, y - TITLE / 2, _fit(node.title, width - 45 - _width(taken, 12), 14), size=14)
         self._text(x + width - 12, y - TITLE / 2, taken, size=12, colour="#9fd89f", side="right")
         if not node.collapsed:
@@ -201,7 +209,16 @@ class _Drawing:
             self._settings(node)
         if node.mode in (MUTED, BYPASSED):
             shade = "#c04dff" if node.mode == BYPASSED else "#101010"
-            self._box(x, y - TITLE, width, height * (not node.collapsed) + TITLE, fill=shade, alpha=0.45, round=9, layer=8)
+            self._box(
+                x,
+                y - TITLE,
+                width,
+                height * (not node.collapsed) + TITLE,
+                fill=shade,
+                alpha=0.45,
+                round=9,
+                layer=8,
+            )
 
     def _sockets(self, node: Node) -> None:
         x, width = node.position[0], self.sizes[node.id][0]
@@ -209,13 +226,22 @@ class _Drawing:
         for name, kind in node.takes.items():
             place = self._input_at(node, name)
             self._dot(*place, kind, name in node.links)
-            self._text(x + 14, place[1], _fit(name, width / 2, FONT), colour=QUIET if name in optional else TEXT)
+            self._text(
+                x + 14, place[1], _fit(name, width / 2, FONT), colour=QUIET if name in optional else TEXT
+            )
         for slot, (name, kind) in enumerate(node.gives):
             place = self._output_at(node, slot)
             used = any(link.source == node.id and link.slot == slot for n in self.workflow.nodes.values()
                        for link in n.links.values())  # fmt: skip
             self._dot(*place, kind, used)
-            self._text(x + width - 14, place[1], _fit(name, width / 2, FONT), side="right")
+            label = _fit(name, width / 2, FONT)
+            self._text(x + width - 14, place[1], label, side="right")
+            run = self.runs.get(node.id)
+            if run and self.measures and slot < len(run.outputs):
+                output, end = run.outputs[slot], x + width - 26 - _width(label, FONT)
+                words = " × ".join(map(str, output.shape)) if output.shape else str(output.value)
+                if output.shape or isinstance(output.value, int):
+                    self._text(end, place[1], words, size=10.5, colour=KINDS.get(kind, OTHER), side="right")
         for name in node.links:
             if name not in node.takes:
                 self._dot(*self._input_at(node, name), self._given_kind(node, name))
@@ -231,7 +257,9 @@ class _Drawing:
         rows = widget_rows(node)
         if is_note(node) or node.type == "CLIPTextEncode":
             words = str(self.workflow.value(node, "text") or "")
-            return self._page_of_words(x - 5, top, width + 10, bottom - top - 8, words, boxed=not is_note(node))
+            return self._page_of_words(
+                x - 5, top, width + 10, bottom - top - 8, words, boxed=not is_note(node)
+            )
         if node.type == POWER_LORA:
             self._lora_rows(node, x, top, width)
             top += WIDGET * (len(rows) + 2)
@@ -259,16 +287,26 @@ class _Drawing:
             self._box(x, top, width, 20, fill=FIELD, edge=EDGE, line=0.7, round=10, layer=4)
             self._switch(x + 6, top + 10, bool(row.get("on")))
             self._text(x + 40, top + 10, _fit(_spoken(row.get("lora")), width - 110, 12), size=12)
-            self._text(x + width - 14, top + 10, f"\u25c2  {_spoken(row.get('strength'))}  \u25b8", size=12, side="right")
+            self._text(
+                x + width - 14,
+                top + 10,
+                f"\u25c2  {_spoken(row.get('strength'))}  \u25b8",
+                size=12,
+                side="right",
+            )
         top = y + WIDGET * (len(node.values) + 1)
         self._box(x, top, width, 20, fill="#2a2a3a", edge=EDGE, line=0.7, round=6, layer=4)
         self._text(x + width / 2, top + 10, "+ Add Lora", size=12, side="center")
 
     def _switch(self, x: float, y: float, on: bool) -> None:
         self._box(x, y - 6, 24, 12, fill="#4a6f9f" if on else "#444444", round=6, layer=4.5)
-        self.axes.add_patch(Circle((x + (18 if on else 6), y), 6, fc="#9cc4f5" if on else "#888888", ec="none", zorder=5))
+        self.axes.add_patch(
+            Circle((x + (18 if on else 6), y), 6, fc="#9cc4f5" if on else "#888888", ec="none", zorder=5)
+        )
 
-    def _page_of_words(self, x: float, y: float, width: float, height: float, words: str, *, boxed: bool) -> None:
+    def _page_of_words(
+        self, x: float, y: float, width: float, height: float, words: str, *, boxed: bool
+    ) -> None:
         if boxed:
             self._box(x, y, width, height, fill=FIELD, edge="#00000066", round=6, layer=4)
         lines, step = list(_wrapped(words, width - 20, FONT)), 18
@@ -285,7 +323,9 @@ class _Drawing:
         scale = min(width / picture.shape[1], height / picture.shape[0])
         wide, high = picture.shape[1] * scale, picture.shape[0] * scale
         left = x + (width - wide) / 2
-        self.axes.imshow(picture, extent=(left, left + wide, y + high, y), zorder=4, interpolation="none", aspect="auto")
+        self.axes.imshow(
+            picture, extent=(left, left + wide, y + high, y), zorder=4, interpolation="none", aspect="auto"
+        )
 
     def _picture(self, node: Node) -> np.ndarray | None:
         run = self.runs.get(node.id)
@@ -295,7 +335,11 @@ class _Drawing:
             links = (link for name in node.links if (link := self.workflow.source(node, name)) is not None)
             link = next(links, None)
             given = self.runs.get(link.source) if link else None
-            return given.outputs[link.slot].picture() if given and link and link.slot < len(given.outputs) else None
+            return (
+                given.outputs[link.slot].picture()
+                if given and link and link.slot < len(given.outputs)
+                else None
+            )
         return None
 
 
@@ -305,7 +349,9 @@ def _size(node: Node) -> tuple[float, float]:
         return max(120.0, _width(node.title, 14) + 50), 0.0
     if node.type == REROUTE:
         return max(75.0, node.size[0]), 26.0
-    tall = is_note(node) or node.type in ("CLIPTextEncode", PRIMITIVE) or not node.known or node.known.is_output
+    tall = (
+        is_note(node) or node.type in ("CLIPTextEncode", PRIMITIVE) or not node.known or node.known.is_output
+    )
     return node.size[0] or own[0], (node.size[1] or own[1]) if tall else max(node.size[1], min(own[1], 300.0))
 
 
@@ -320,10 +366,31 @@ def _spoken(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
+@functools.cache
+def _font() -> Any:
+    """The font of all letters, which matplotlib brings along."""
+    font = get_font(findfont("DejaVu Sans"))
+    font.set_size(100, 72)
+    return font
+
+
 @functools.lru_cache(maxsize=4096)
 def _width(words: str, size: float) -> float:
     """How wide these words are, in the page's pixels."""
-    return float(TextPath((0, 0), words[:400].replace("$", r"\$"), size=size).get_extents().width) if words.strip() else 0.0
+    _font().set_text(_drawable(words), 0)
+    return _font().get_width_height()[0] / 64 * size / 100
+
+
+@functools.lru_cache(maxsize=4096)
+def _drawable(words: str) -> str:
+    """Words with a box in place of each letter that the font does not have."""
+    known = _letters()
+    return "".join(letter if ord(letter) in known else "\u25af" for letter in words)
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    return frozenset(_font().get_charmap())
 
 
 def _fit(words: str, width: float, size: float) -> str:

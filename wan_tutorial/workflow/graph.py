@@ -13,13 +13,28 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from wan_tutorial.errors import WanError
-from wan_tutorial.workflow.nodes import NODE_TYPES, NOTES, PAGE_ONLY, POWER_LORA, PRIMITIVE, REROUTE, NodeType, Widget
+from wan_tutorial.workflow.nodes import (
+    NOTES,
+    PAGE_ONLY,
+    POWER_LORA,
+    PRIMITIVE,
+    REROUTE,
+    NodeType,
+    Widget,
+    node_types,
+)
 
 if TYPE_CHECKING:
     from wan_tutorial.workflow.run import NodeRun
 
 RUNS, MUTED, BYPASSED = 0, 2, 4  # a node's `mode` in a file
 SHOWN_TITLE = 60
+_MAKERS = (
+    "CreateVideo",
+    "VAEDecode",
+    "TrimVideoLatent",
+    "KSampler",
+)  # what a run is for where there is no output
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Node:
 
     @property
     def known(self) -> NodeType | None:
-        return NODE_TYPES.get(self.type)
+        return node_types().get(self.type)
 
     @property
     def loras(self) -> list[tuple[str, float]]:
@@ -84,7 +99,9 @@ class Workflow:
     """A graph of nodes. `document` is the file it came from, kept whole so that nothing in it is lost."""
 
     nodes: dict[str, Node]
-    groups: tuple[tuple[str, tuple[float, float, float, float], str], ...] = ()  # title, (x, y, width, height), colour
+    groups: tuple[
+        tuple[str, tuple[float, float, float, float], str], ...
+    ] = ()  # title, (x, y, width, height), colour
     document: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None  # where the file lies: images are looked for there
 
@@ -119,7 +136,11 @@ class Workflow:
 
     def feeds(self, node: Node) -> list[Node]:
         """The nodes that take something from this one."""
-        return [other for other in self.nodes.values() if any(link.source == node.id for link in other.links.values())]
+        return [
+            other
+            for other in self.nodes.values()
+            if any(link.source == node.id for link in other.links.values())
+        ]
 
     def needed_for(self, node: Node) -> dict[str, Node]:
         """A node and all that must run before it."""
@@ -137,12 +158,9 @@ class Workflow:
         """The nodes that a run is for: outputs; where none can run, the last node that makes a video."""
         alive = [node for node in self.nodes.values() if node.mode == RUNS and node.known]
         outputs = [node for node in alive if node.known and node.known.is_output]
-        good = [node for node in outputs if self._complete(node)]
-        for kind in () if good else ("CreateVideo", "VAEDecode", "TrimVideoLatent", "KSampler"):
-            makers = [node for node in alive if node.type == kind and self._complete(node)]
-            if makers:
-                return makers
-        return good or outputs
+        makers = [outputs, *([node for node in alive if node.type == kind] for kind in _MAKERS)]
+        complete = ([node for node in found if self._complete(node)] for found in makers)
+        return next(filter(None, [*complete, *makers]), [])
 
     def _complete(self, node: Node) -> bool:
         return all(other.known for other in self.needed_for(node).values())
@@ -182,7 +200,9 @@ class Workflow:
         for name, kind in node.known.takes.items():
             link = self.source(node, name)
             if link is None and name not in node.known.optional:
-                yield Finding(True, node.id, f"The input {name!r} of {node} has no link: connect a {kind} to it.")
+                yield Finding(
+                    True, node.id, f"The input {name!r} of {node} has no link: connect a {kind} to it."
+                )
             elif link is not None and name in node.known.unsupported:
                 yield Finding(True, node.id, f"The input {name!r} of {node} is not supported here: bypass "
                                              f"{self.nodes[link.source]} or cut the link.")  # fmt: skip
@@ -190,12 +210,18 @@ class Workflow:
                 yield Finding(True, node.id, f"The input {name!r} of {node} takes {kind}, not the {given} of "
                                              f"{self.nodes[link.source]}.")  # fmt: skip
         for widget in node.known.widgets:
-            if widget.name not in node.links or self.source(node, widget.name) is None or self._primitive(node, widget):
+            if (
+                widget.name not in node.links
+                or self.source(node, widget.name) is None
+                or self._primitive(node, widget)
+            ):
                 words = wrong_value(widget, self.value(node, widget.name))
                 if words:
                     yield Finding(True, node.id, f"The setting {widget.name!r} of {node} {words}.")
         for name, strength in node.loras if node.type == POWER_LORA else ():
-            for words in filter(None, (wrong_name(name), wrong_value(Widget("", "FLOAT", 0, -100, 100), strength))):
+            for words in filter(
+                None, (wrong_name(name), wrong_value(Widget("", "FLOAT", 0, -100, 100), strength))
+            ):
                 yield Finding(True, node.id, f"The LoRA row {str(name)[:80]!r} of {node} {words}.")
 
     def _primitive(self, node: Node, widget: Widget) -> bool:
@@ -210,7 +236,9 @@ class Workflow:
     def _left_out(self, node: Node) -> Iterator[Finding]:
         fed = ", ".join(map(str, self.feeds(node))) or "nothing"
         if node.mode == RUNS and not node.known:
-            words = f"The node {node} is of the type {node.type!r}, which this kit does not know; it feeds {fed}"
+            words = (
+                f"The node {node} is of the type {node.type!r}, which this kit does not know; it feeds {fed}"
+            )
             yield Finding(False, node.id, f"{words}, and the rest runs without it.")
         elif node.mode in (MUTED, BYPASSED):
             how = "muted" if node.mode == MUTED else "bypassed"
@@ -220,8 +248,8 @@ class Workflow:
 
     def _notes(self, node: Node) -> Iterator[Finding]:
         if node.type == "LoraLoader" or (node.type == POWER_LORA and node.loras):
-            yield Finding(False, node.id, f"{node}: the clip strength does nothing here, as Wan's LoRAs hold no weights "
-                                          "for the text encoder.")  # fmt: skip
+            yield Finding(False, node.id, f"{node}: the clip strength does nothing, as Wan's LoRAs hold no weights for "
+                                          "the text encoder.")  # fmt: skip
         text = self.value(node, "text") if node.type == "CLIPTextEncode" else ""
         if isinstance(text, str) and re.search(r"\([^()]+:[\d.]+\)", text):
             yield Finding(False, node.id, f"{node}: ComfyUI would weigh the words in (word:1.2); here they are plain "
@@ -233,11 +261,15 @@ class Workflow:
         """Change a setting of the only node of a type, such as set("KSampler", "steps", 8)."""
         found = [node for node in self.nodes.values() if node.type == kind]
         if len(found) != 1:
-            raise WanError(f"This workflow has {len(found)} nodes of the type {kind!r}: change one with nodes[id].values.")
+            raise WanError(
+                f"This workflow has {len(found)} nodes of the type {kind!r}: change nodes[id].values instead."
+            )
         known = found[0].known
         if known is None or known.widget(name) is None:
             names = [widget.name for widget in known.widgets] if known else []
-            raise WanError(f"The node {found[0]} has no setting {name!r}: it has {', '.join(names) or 'none'}.")
+            raise WanError(
+                f"The node {found[0]} has no setting {name!r}: it has {', '.join(names) or 'none'}."
+            )
         found[0].values[name] = value
 
     def run(self, **settings: Any) -> Iterator[NodeRun]:
@@ -265,7 +297,9 @@ def check_links(nodes: dict[str, Node]) -> None:
     for node in nodes.values():
         for name, link in node.links.items():
             if link.source not in nodes:
-                raise WanError(f"The input {name!r} of {node} is linked to node {link.source}, which is not in the file.")
+                raise WanError(
+                    f"The input {name!r} of {node} is linked to node {link.source}, which is not there."
+                )
             giver = nodes[link.source]
             count = max(len(giver.gives), len(giver.known.gives) if giver.known else 0)
             if (giver.known or giver.gives) and not 0 <= link.slot < count:
@@ -300,9 +334,14 @@ def in_order(nodes: dict[str, Node]) -> list[str]:
 def wrong_value(widget: Widget, value: Any) -> str:
     """What is wrong with a widget's value, to follow the widget's name; empty if nothing is."""
     shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:80]}..."
-    kinds = {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool}.get(widget.kind, str)
+    kinds: Any = {"INT": int, "FLOAT": (int, float), "BOOLEAN": bool}.get(widget.kind, str)
     if not isinstance(value, kinds) or (isinstance(value, bool) and widget.kind != "BOOLEAN"):
-        words = {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false", "FILE": "a file name"}
+        words = {
+            "INT": "a whole number",
+            "FLOAT": "a number",
+            "BOOLEAN": "true or false",
+            "FILE": "a file name",
+        }
         return f"must be {words.get(widget.kind, 'text')}, not {shown}"
     if widget.low is not None and widget.high is not None and not widget.low <= value <= widget.high:
         return f"must be from {widget.low:g} to {widget.high:g}, not {shown}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.workflow.graph import Link, Node, Workflow, in_order
-from wan_tutorial.workflow.nodes import NODE_TYPES, POWER_LORA
+from wan_tutorial.workflow.nodes import POWER_LORA, node_types
 
 if TYPE_CHECKING:
     from wan_tutorial.pipeline import Result
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from wan_tutorial.sizes import VideoSize
 
 TITLE, ROW, WIDGET, WIDTH, GAP = 30, 20, 24, 320, 40
-_BLUE = ("#223", "#335")  # ComfyUI's own names for node colours: blue, green, red, yellow
-_GREEN, _RED, _YELLOW = ("#232", "#353"), ("#322", "#533"), ("#432", "#653")
+_BLUE = ("#1d3a66", "#2a5391")
+_GREEN, _RED, _YELLOW = ("#232", "#353"), ("#322", "#533"), ("#432", "#653")  # as ComfyUI has them
 _GROUP = "#3f789e"
-_SAMPLERS = ("euler", "heun", "dpmpp_2m", "uni_pc", "uni_pc_bh2")  # ours that ComfyUI has under the same names
+_SAMPLERS = (
+    "euler",
+    "heun",
+    "dpmpp_2m",
+    "uni_pc",
+    "uni_pc_bh2",
+)  # ours that ComfyUI has under the same names
 _SCHEDULERS = ("simple", "normal", "sgm_uniform", "beta")
 
 
@@ -66,7 +72,11 @@ def arrange(workflow: Workflow) -> None:
 
 
 def workflow_of(
-    result: Result, *, loras: Sequence[tuple[str, float]] = (), reference: str | None = None, model: str | None = None
+    result: Result,
+    *,
+    loras: Sequence[tuple[str, float]] = (),
+    reference: str | None = None,
+    model: str | None = None,
 ) -> Workflow:
     """The workflow that makes a result again in ComfyUI: same prompts, seed, size and settings.
 
@@ -101,43 +111,69 @@ def new_workflow(
                        f"{', '.join(_SAMPLERS)} with {', '.join(_SCHEDULERS)}.")  # fmt: skip
     page = _Page()
     gguf = files["transformer"].endswith(".gguf")
-    unet = page.add("UnetLoaderGGUF" if gguf else "UNETLoader", (0, 0), {"unet_name": files["transformer"]})
-    clip = page.add("CLIPLoader", (0, 130), {"clip_name": files["text_encoder"], "type": "wan", "device": "default"})
-    vae = page.add("VAELoader", (0, 300), {"vae_name": files["vae"]})
-    page.group("Models", (-20, -80, 360, 460))
-    model, words, x = (unet, 0), (clip, 0), 400
+    unet = page.add(
+        "UnetLoaderGGUF" if gguf else "UNETLoader", (0, 0, 400), {"unet_name": files["transformer"]}
+    )
+    clip_values = {"clip_name": files["text_encoder"], "type": "wan", "device": "default"}
+    clip = page.add("CLIPLoader", (0, 130, 400), clip_values)
+    vae = page.add("VAELoader", (0, 300, 400), {"vae_name": files["vae"]})
+    page.group("Models", (-20, -80, 440, 460))
+    model, words, x = (unet, 0), (clip, 0), 500
     if loras:
         rows = {f"lora_{i}": {"on": True, "lora": name, "strength": strength, "strengthTwo": None}
                 for i, (name, strength) in enumerate(loras, 1)}  # fmt: skip
-        power = page.add(POWER_LORA, (x, 0), rows, {"model": model, "clip": words}, colours=_BLUE, width=380)
-        page.group("LoRA", (x - 20, -80, 420, 460), "#88A")
-        model, words, x = (power, 0), (power, 1), x + 460
+        power = page.add(POWER_LORA, (x, 0, 460), rows, {"model": model, "clip": words}, colours=_BLUE)
+        page.group("LoRA", (x - 20, -80, 500, 460))
+        model, words, x = (power, 0), (power, 1), x + 560
     title = "CLIP Text Encode ({} Prompt)"
-    yes = page.add("CLIPTextEncode", (x, 0), {"text": prompt}, {"clip": words}, title.format("Positive"), _GREEN)
-    no = page.add("CLIPTextEncode", (x, 210), {"text": negative}, {"clip": words}, title.format("Negative"), _RED, 125)
+    fed = {"clip": words}
+    yes = page.add(
+        "CLIPTextEncode", (x, 0, 400, 160), {"text": prompt}, fed, title.format("Positive"), _GREEN
+    )
+    no = page.add(
+        "CLIPTextEncode", (x, 220, 400, 140), {"text": negative}, fed, title.format("Negative"), _RED
+    )
     page.group("Prompt", (x - 20, -80, 440, 460))
-    x += 480
     taken = {"positive": (yes, 0), "negative": (no, 0), "vae": (vae, 0)}
     if reference:
-        taken["reference_image"] = (page.add("LoadImage", (x - 480, 480), {"image": reference, "upload": "image"}), 0)
-        page.group("Reference image", (x - 500, 400, 360, 430), "#8A8")
+        place = (x, 500, 400, 350)
+        taken["reference_image"] = (page.add("LoadImage", place, {"image": reference, "upload": "image"}), 0)
+        page.group("Reference image", (x - 20, 420, 440, 450), "#8A8")
+    x += 500
     shift = page.add("ModelSamplingSD3", (x, 0), {"shift": settings.shift}, {"model": model})
-    numbers = {"width": size.width, "height": size.height, "length": size.frames, "batch_size": 1, "strength": 1.0}
+    numbers = {
+        "width": size.width,
+        "height": size.height,
+        "length": size.frames,
+        "batch_size": 1,
+        "strength": 1.0,
+    }
     vace = page.add("WanVaceToVideo", (x, 100), numbers, taken)
-    sampling = {"seed": seed, "control_after_generate": "fixed", "steps": settings.steps, "cfg": settings.guidance,
-                "sampler_name": settings.sampler, "scheduler": settings.scheduler, "denoise": settings.denoise}  # fmt: skip
-    sampler = page.add("KSampler", (x + 380, 0), sampling,
-                       {"model": (shift, 0), "positive": (vace, 0), "negative": (vace, 1), "latent_image": (vace, 2)})  # fmt: skip
-    page.group("Sampling", (x - 20, -80, 740, 460))
-    x += 780
-    trim = page.add("TrimVideoLatent", (x, 0), {"trim_amount": 0}, {"samples": (sampler, 0), "trim_amount": (vace, 3)})
-    pixels = page.add("VAEDecode", (x, 120), {}, {"samples": (trim, 0), "vae": (vae, 0)})
-    video = page.add("CreateVideo", (x, 230), {"fps": float(fps)}, {"images": (pixels, 0)})
+    sampling = {
+        "seed": seed,
+        "control_after_generate": "fixed",
+        "steps": settings.steps,
+        "cfg": settings.guidance,
+    }
+    sampling |= {
+        "sampler_name": settings.sampler,
+        "scheduler": settings.scheduler,
+        "denoise": settings.denoise,
+    }
+    fed = {"model": (shift, 0), "positive": (vace, 0), "negative": (vace, 1), "latent_image": (vace, 2)}
+    sampler = page.add("KSampler", (x + 400, 0), sampling, fed)
+    page.group("Sampling", (x - 20, -80, 760, 460))
+    cut = {"samples": (sampler, 0), "trim_amount": (vace, 3)}
+    trim = page.add("TrimVideoLatent", (x, 500, 260), {"trim_amount": 0}, cut)
+    pixels = page.add("VAEDecode", (x, 620, 260), {}, {"samples": (trim, 0), "vae": (vae, 0)})
+    video = page.add("CreateVideo", (x, 730, 260), {"fps": float(fps)}, {"images": (pixels, 0)})
     names = {"filename_prefix": "video/wan", "format": "auto", "codec": "auto"}
-    page.add("SaveVideo", (x + 360, 0), names, {"video": (video, 0)})
-    page.group("Video", (x - 20, -80, 720, 460))
+    page.add("SaveVideo", (x + 320, 500, 400, 350), names, {"video": (video, 0)})
+    page.group("Video", (x - 20, 420, 760, 450))
     if note:
-        page.add("MarkdownNote", (0, 480), {"text": note}, title="About this workflow", colours=_YELLOW)
+        page.add(
+            "MarkdownNote", (0, 500, 400, 200), {"text": note}, title="About this workflow", colours=_YELLOW
+        )
     return Workflow(page.nodes, tuple(page.groups))
 
 
@@ -151,23 +187,22 @@ class _Page:
     def add(
         self,
         kind: str,
-        place: tuple[float, float],
+        place: tuple[float, ...],
         values: dict[str, Any],
         links: dict[str, tuple[str, int]] | None = None,
         title: str = "",
         colours: tuple[str | None, str | None] = (None, None),
-        height: float = 0,
-        width: float = 0,
     ) -> str:
-        known, name = NODE_TYPES.get(kind), str(len(self.nodes) + 1)
+        """Put a node at a place, (x, y) with or without its width and height; returns its number."""
+        known, name = node_types().get(kind), str(len(self.nodes) + 1)
         node = Node(
             name, kind, title or (known.title if known else kind), values,
             {key: Link(*link) for key, link in (links or {}).items()},
             takes=dict(known.takes) if known else {}, gives=tuple(known.gives.items()) if known else (),
-            position=place, colour=colours[0], fill=colours[1],
+            position=(place[0], place[1]), colour=colours[0], fill=colours[1],
         )  # fmt: skip
         own = natural_size(node)
-        node.size = (width or own[0], height or own[1])
+        node.size = (place[2] if len(place) > 2 else own[0], place[3] if len(place) > 3 else own[1])
         self.nodes[name] = node
         return name
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from wan_tutorial.errors import WanError
 from wan_tutorial.machine.weights import bundled_folder, find_model
 from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load
+from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.show.video import to_frames, write_video
 from wan_tutorial.sizes import VideoSize
 from wan_tutorial.workflow.graph import Node, Workflow, wrong_name
@@ -175,7 +176,7 @@ class _Runner:
         self.words: list[str] = []
         self.stand_ins: dict[str, str] = {}  # role: what is said about it
         self.plan = workflow.plan()
-        own = self._model_files(pipe)
+        own: dict[str, Any] = dict(self._model_files(pipe))
         self.settings = {node.id: self._settings(node) for node in self.plan if node.type == "KSampler"}
         self.pipe = pipe or load(model, **own)
 
@@ -187,7 +188,9 @@ class _Runner:
                 values = getattr(self, f"_{_VERBS[node.type]}")(node)
             seconds = time.perf_counter() - began
             names = node.known.gives.items() if node.known else ()
-            outputs = tuple(Output(name, kind, value) for (name, kind), value in zip(names, values, strict=True))
+            outputs = tuple(
+                Output(name, kind, value) for (name, kind), value in zip(names, values, strict=True)
+            )
             self.given |= {(node.id, slot): output.value for slot, output in enumerate(outputs)}
             yield NodeRun(node, outputs, seconds, tuple(self.words))
 
@@ -234,10 +237,9 @@ class _Runner:
 
     def _settings(self, node: Node) -> dict[str, Any]:
         """A KSampler's settings in our words; `SamplingSettings` checks them before anything runs."""
-        names = {"steps": "steps", "cfg": "guidance", "sampler_name": "sampler", "scheduler": "scheduler"}
-        settings = {ours: self.workflow.value(node, theirs) for theirs, ours in (names | {"denoise": "denoise"}).items()}
-        from wan_tutorial.sampling.denoise import SamplingSettings
-
+        names = {"steps": "steps", "guidance": "cfg", "sampler": "sampler_name", "scheduler": "scheduler"}
+        names |= {"denoise": "denoise"}
+        settings = {ours: self.workflow.value(node, theirs) for ours, theirs in names.items()}
         SamplingSettings(**settings)
         return settings
 
@@ -259,11 +261,13 @@ class _Runner:
         roots += [self.folder.parent / "input"] if self.folder else []
         path = _find_inside(name, [*roots, bundled_folder().parent, bundled_folder()])
         if path is None or path.suffix.lower() not in _PICTURES:
-            raise WanError(f"{node} asks for the picture {name!r}, which is not there: put it beside the workflow's file.")
+            raise WanError(f"{node} asks for the picture {name!r}, which is not beside the workflow's file.")
         try:
             pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise WanError(f"{path.name} could not be read as a picture: it may be damaged or far too large.") from error
+            raise WanError(
+                f"{path.name} could not be read as a picture: it is damaged or far too large."
+            ) from error
         picture = torch.from_numpy(pixels / 127.5 - 1)[None]  # (1, height, width, 3)
         return picture, torch.zeros(1, *picture.shape[1:3])
 
@@ -304,12 +308,18 @@ class _Runner:
         return (*given, self._new_latent(node, extra_frames=1), 1)
 
     def _new_latent(self, node: Node, extra_frames: int = 0) -> LatentValue:
-        width, height, length, batch = (self._take(node, n) for n in ("width", "height", "length", "batch_size"))
+        width, height, length, batch = (
+            self._take(node, n) for n in ("width", "height", "length", "batch_size")
+        )
         if batch != 1:
-            raise WanError(f"The batch_size of {node} must be 1, not {batch}: this kit makes one video at a time.")
+            raise WanError(
+                f"The batch_size of {node} must be 1, not {batch}: this kit makes one video at a time."
+            )
         size = VideoSize(width, height, length)
         if "transformer" in self.stand_ins and size not in self.entry.trained_sizes:
-            self.words.append(f"{size} becomes {self.entry.size}, the size that the model {self.entry.name} paints.")
+            self.words.append(
+                f"{size} becomes {self.entry.size}, the size that the model {self.entry.name} paints."
+            )
             size = self.entry.size
         _, channels, frames, *plane = size.latent_shape
         return LatentValue(torch.zeros(1, channels, frames + extra_frames, *plane), size, extra_frames)
@@ -332,7 +342,13 @@ class _Runner:
         return (LatentValue(latent.cpu(), start.size),)
 
     def _generate(
-        self, positive: PromptValue, negative: PromptValue, model: ModelValue, size: VideoSize, seed: int, settings: Any
+        self,
+        positive: PromptValue,
+        negative: PromptValue,
+        model: ModelValue,
+        size: VideoSize,
+        seed: int,
+        settings: Any,
     ) -> Tensor:
         """With a LoRA or a reference the pipeline's own call does the work; its latent comes back trimmed."""
         extras = {"loras": list(model.loras), "reference": positive.reference}
@@ -341,7 +357,14 @@ class _Runner:
             if name not in inspect.signature(self.pipe.generate).parameters:
                 what = {"loras": "a LoRA", "reference": "a reference image"}[name]
                 raise WanError(f"This version of wan_tutorial cannot sample with {what}: bypass its node.")
-        call = {"negative": negative.text, "seed": seed, "size": size, "progress": self.progress, **settings, **extras}
+        call = {
+            "negative": negative.text,
+            "seed": seed,
+            "size": size,
+            "progress": self.progress,
+            **settings,
+            **extras,
+        }
         return self.pipe.generate(positive.text, **call).latent
 
     def _trim(self, node: Node) -> tuple[Any, ...]:
@@ -361,7 +384,9 @@ class _Runner:
 
     def _save(self, node: Node) -> tuple[Any, ...]:
         video = self._take(node, "video" if node.type == "SaveVideo" else "images")
-        frames, fps = (video.frames, video.fps) if isinstance(video, VideoValue) else (video, self._take(node, "fps"))
+        frames, fps = (
+            (video.frames, video.fps) if isinstance(video, VideoValue) else (video, self._take(node, "fps"))
+        )
         if self.save_to is None:
             self.words.append("Not written: no folder was given with save_to.")
             return ()

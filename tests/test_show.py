@@ -1,0 +1,243 @@
+"""Pictures: every plot returns a figure with words, shows what it was given, and stays readable; maths by known answers."""
+
+import io
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from wan_tutorial import show
+from wan_tutorial.errors import WanError
+from wan_tutorial.sampling.denoise import SamplingSettings
+from wan_tutorial.show import curves, diagram, latents, strips, style, text_maps
+
+COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.AMBER, style.SKY, style.PINK)
+FLOW = diagram.Flow((64, 256), (1, 16, 4, 12, 12), (13, 96, 96, 3), SamplingSettings())
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def video(frames: int = 13, seed: int = 0) -> torch.Tensor:
+    return normal(frames, 32, 48, 3, seed=seed).clamp(-1, 1)
+
+
+FIGURES = {
+    "strips": lambda: strips.plot_strips({"one": video(), "two": video(9)}, fps=16),
+    "pictures": lambda: strips.plot_pictures(list(video(9)), labels=["x"] * 9, alt="Nine pictures in a row"),
+    "channels": lambda: latents.plot_channels(normal(1, 16, 4, 12, 12), title="Channels"),
+    "histogram": lambda: latents.plot_histogram({"noise": normal(1, 16, 4, 12, 12)}, title="Values"),
+    "sigmas": lambda: curves.plot_sigmas({"one": [1, 0.8, 0]}, current=1, title="Levels"),
+    "shift": lambda: curves.plot_shift([1, 8]),
+    "lines": lambda: curves.plot_lines({"a": ([1, 2], [3, 4])}, x="steps", y="error", title="Error", logarithmic=True),
+    "bars": lambda: curves.plot_bars({"a": 1.0, "b": 0.5}, y="error", title="Error", spread={"a": 0.1}),
+    "trajectory": lambda: curves.plot_trajectory({"a": [normal(1, 16, 2, 4, 4, seed=i) for i in range(4)]}),
+    "tokens": lambda: text_maps.plot_tokens(["\u2581a", "\u2581sword", "</s>"], [3, 4, 1], length=64),
+    "cosines": lambda: text_maps.plot_cosines(np.eye(3), ["a", "b", "c"], ["a", "b", "c"]),
+    "map": lambda: text_maps.plot_prompt_map(normal(6, 8), list("abcdef"), ["x", "y"] * 3),
+    "workflow": lambda: diagram.plot_workflow(FLOW, frames=np.zeros((5, 8, 8, 3), np.uint8)),
+    "place": lambda: diagram.plot_place("noise"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_plot_returns_a_figure_with_words_of_notebook_width(name):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    assert len(figure.get_label()) > 15
+    assert figure.get_figwidth() <= style.WIDTH
+    assert to_array(figure).std() > 1
+
+
+def to_array(figure: Figure) -> np.ndarray:
+    return style.to_array(figure, dots=60)
+
+
+def test_pictures_do_not_depend_on_the_readers_own_settings():
+    import matplotlib
+
+    plain = style.to_png(FIGURES["sigmas"](), dots=60)
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "axes.facecolor": "black"}):
+        assert style.to_png(FIGURES["sigmas"](), dots=60) != b""
+    assert style.to_png(FIGURES["sigmas"](), dots=60) == plain
+
+
+def test_colours_stay_apart_without_red_and_green():
+    """The eight colours seen by someone without red cones (Viénot 1999) keep a distance; grey print keeps an order."""
+    see = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in COLOURS]) ** 2.2
+    seen = np.clip(rgb @ see.T, 0, 1) ** (1 / 2.2)
+    gaps = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(len(COLOURS), 1)]
+    assert gaps.min() > 0.1
+
+
+def test_scales_of_colour_rise_in_lightness():
+    light = style.RISING(np.linspace(0, 1, 20))[:, :3] @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(light) < 0).all()
+    around = style.AROUND(np.linspace(0, 1, 21))[:, :3] @ [0.2126, 0.7152, 0.0722]
+    assert around.argmax() == 10
+
+
+def test_white_words_on_coloured_boxes_can_be_read():
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for colour in (style.EMBEDDINGS, style.LATENTS, style.PIXELS, style.WORK):
+        assert 1.05 / (luminance(colour) + 0.05) >= 4.5, colour
+
+
+# ------------------------------------------------------------------------------------------------- to the screen
+
+
+def shown(monkeypatch) -> list[dict]:
+    caught: list[dict] = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: caught.append(data))
+    return caught
+
+
+def test_a_figure_is_shown_with_its_words(monkeypatch):
+    caught = shown(monkeypatch)
+    show.show_figure(FIGURES["sigmas"]())
+    show.show_figure(FIGURES["strips"](), alt='flames & "logs"')
+    assert "alt=\"Levels." in caught[0]["text/html"] and "image/png" in caught[0]["text/html"]
+    assert 'alt="flames &amp; &quot;logs&quot;"' in caught[1]["text/html"] and "image/jpeg" in caught[1]["text/html"]
+    assert caught[1]["text/plain"] == 'flames & "logs"'
+    with pytest.raises(ValueError, match="alternative text"):
+        show.show_figure(style.new_figure(1))
+
+
+def test_a_table_is_shown_as_html_and_as_plain_text(monkeypatch):
+    caught = shown(monkeypatch)
+    show.show_table(["role", "size"], [["vae", "1 < 2"], ["transformer", 3]])
+    assert "<td align='left'>1 &lt; 2</td>" in caught[0]["text/html"]
+    assert caught[0]["text/plain"].splitlines()[2] == "transformer  3"
+
+
+def test_line_drawings_with_few_colours_are_small():
+    figure = FIGURES["sigmas"]()
+    assert len(style.to_png(figure, colours=96)) < 60_000
+
+
+def test_the_machine_is_described_without_a_path(capsys):
+    show.show_machine()
+    told = capsys.readouterr().out
+    assert told.count("\n") == 3 and "Scale model: all lessons run here" in told and "/" not in told.split("Real")[0]
+
+
+def test_parameters_count_once_and_without_memory():
+    with torch.device("meta"):
+        layer = torch.nn.Linear(10**6, 10**6)
+    assert show.count_parameters(layer) == 10**12 + 10**6
+
+
+# -------------------------------------------------------------------------------------------------------- maths
+
+
+def test_the_projection_finds_a_linear_map_exactly():
+    """Colours that are a linear map of the latent: least squares must find it, at every place and time."""
+    weight, bias = normal(16, 3, seed=1).double().numpy() * 0.05, np.array([0.1, -0.2, 0.0])
+    pairs = [normal(1, 16, 3, 4, 5, seed=seed) for seed in range(3)]
+    videos = []
+    for latent in pairs:
+        cells = latent[0].double().numpy().transpose(1, 2, 3, 0) @ weight + bias  # (F, H, W, 3)
+        frames = np.concatenate([cells[:1], np.repeat(cells[1:], 4, axis=0)])
+        videos.append(torch.from_numpy(frames.repeat(8, axis=1).repeat(8, axis=2)))
+    projection = show.fit_projection(pairs, videos)
+    np.testing.assert_allclose(projection.weight, weight, atol=1e-8)
+    np.testing.assert_allclose(projection.bias, bias, atol=1e-8)
+    assert projection.explained == pytest.approx(1)
+    assert projection(pairs[0]).shape == (3, 4, 5, 3)
+
+
+def test_average_cells_knows_that_the_first_frame_stands_alone():
+    frames = np.zeros((9, 8, 16, 3))
+    frames[0], frames[1:5], frames[5:] = 1, np.arange(4).reshape(4, 1, 1, 1), 7
+    cells = latents.average_cells(frames)
+    assert cells.shape == (3, 1, 2, 3)
+    np.testing.assert_allclose(cells[:, 0, 0, 0], [1, 1.5, 7])
+
+
+def test_the_projection_explains_real_pictures():
+    """On the fireside world with a plain averaging encoder, the map from noise-mixed averages explains most."""
+    from wan_tutorial.mini.world import brief_scene, render
+
+    frames = render([brief_scene(1), brief_scene(2)], height=96, width=96, frames=5)
+    mixing = normal(3, 16, seed=3)
+    pairs = []
+    for one in frames:
+        cells = torch.from_numpy(latents.average_cells(one.numpy())).float() @ mixing  # (F, H, W, 16)
+        pairs.append(cells.permute(3, 0, 1, 2)[None])
+    assert show.fit_projection(pairs, list(frames)).explained > 0.999
+
+
+def test_the_plane_is_that_of_the_largest_differences():
+    t = np.linspace(-1, 1, 9)
+    points = np.stack([5 * t, t**2, np.zeros(9)], axis=1) @ np.linalg.qr(normal(3, 3).numpy())[0]
+    places, shares = show.plane_of(points)
+    np.testing.assert_allclose(np.abs(places[:, 0]), np.abs(5 * t), atol=1e-6)
+    assert shares[0] > 0.95 and shares.sum() == pytest.approx(1)
+
+
+def test_cosines_are_right():
+    a = np.array([[1.0, 0], [0, 2]])
+    np.testing.assert_allclose(show.cosine_matrix(a, np.array([[3.0, 0], [1, 1]])), [[1, 2**-0.5], [0, 2**-0.5]])
+
+
+# ------------------------------------------------------------------------------------------ what pictures say
+
+
+def test_a_strip_shows_first_and_last_frame_in_order():
+    frames = np.zeros((13, 32, 32, 3), np.uint8)
+    frames[:] = (np.arange(13) * 20).astype(np.uint8).reshape(13, 1, 1, 1)
+    picture = to_array(strips.plot_strips({"": frames}, fps=16, columns=4))
+    row = picture[picture.shape[0] // 3].mean(axis=-1)
+    width = len(row)
+    seen = [row[int((i + 0.5) * width / 4)] for i in range(4)]
+    np.testing.assert_allclose(seen, [0, 80, 160, 240], atol=3)
+
+
+def test_words_of_a_schedule_say_where_it_passes_the_middle():
+    assert "below one half from step 2" in curves.plot_sigmas({"x": [1, 0.6, 0.4, 0]}).get_label()
+
+
+def test_the_workflow_tells_its_shapes_and_its_stage():
+    words = diagram.plot_workflow(FLOW, at="noise").get_label()
+    for part in ("(64, 256)", "(1, 16, 4, 12, 12)", "(13, 96, 96, 3)", "uni_pc", "20 times", "The stage noise"):
+        assert part in words
+
+
+def test_bad_input_gets_one_sentence():
+    for call, told in (
+        (lambda: strips.plot_strips({}, fps=16), "at least one"),
+        (lambda: latents.plot_channels(normal(3, 4, 5)), r"\(1, 16, F, H, W\)"),
+        (lambda: show.fit_projection([], []), "pairs"),
+        (lambda: text_maps.plot_cosines(np.eye(3), ["a"], ["b"]), "label"),
+    ):
+        with pytest.raises(WanError, match=told):
+            call()
+
+
+def test_jpeg_and_html_round_trip():
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    data = style.to_jpeg(picture)
+    assert abs(np.asarray(Image.open(io.BytesIO(data))).astype(int) - 200).max() <= 3
+    assert re.fullmatch(r'<img src="data:image/jpeg;base64,[^"]+" alt="x" width="5">', style.to_html(data, kind="jpeg", alt="x", width=5))
+
+
+def test_every_name_of_show_is_there_and_importing_it_loads_nothing():
+    for names in show._HOMES.values():
+        for name in names:
+            assert getattr(show, name) is not None and name in dir(show)
+    code = "import sys, wan_tutorial.show, wan_tutorial.exercises; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+    with pytest.raises(AttributeError):
+        _ = show.missing

@@ -1,0 +1,528 @@
+"""The node graph: read and written without loss, run as `generate` runs, drawn; bad files get one clear sentence."""
+
+import copy
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import write_small_model
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.pipeline import Pipeline, load
+from wan_tutorial.sampling.denoise import SamplingSettings
+from wan_tutorial.sizes import VideoSize
+from wan_tutorial.workflow import Workflow, read_workflow
+from wan_tutorial.workflow.comfyui_json import parse_workflow, to_api, to_ui, write_workflow
+from wan_tutorial.workflow.draw import draw_workflow, to_svg
+from wan_tutorial.workflow.graph import wrong_name
+from wan_tutorial.workflow.layout import workflow_of
+from wan_tutorial.workflow.nodes import node_types
+from wan_tutorial.workflow.run import video_of
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "assets" / "workflows"
+PLAIN, LORA = FOLDER / "t2v_workflow.json", FOLDER / "t2v_workflow_lora.json"
+SIZE = VideoSize(32, 32, 5)
+PROMPT = (
+    "A sword embedded in a pile of burning wood, the fire moving naturally, glowing embers and smoke rising in a dark "
+    "background, volumetric lighting, detailed textures"
+)
+NEGATIVE = "bad quality, blurry, messy, chaotic"
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory) -> Pipeline:
+    return load("mini", **vars(write_small_model(tmp_path_factory.mktemp("model"))), device="cpu")
+
+
+@pytest.fixture
+def document() -> dict:
+    return json.loads(PLAIN.read_text())
+
+
+def small(workflow: Workflow) -> Workflow:
+    """The same workflow at a size that a test can wait for, with the small model's own name in its loader."""
+    for name, value in {"width": SIZE.width, "height": SIZE.height, "length": SIZE.frames}.items():
+        workflow.set("WanVaceToVideo", name, value)
+    workflow.set("UnetLoaderGGUF", "unet_name", "small-Q3_K.gguf")
+    workflow.set("KSampler", "steps", 2)
+    return workflow
+
+
+def entry(document: dict, kind: str) -> dict:
+    return next(node for node in document["nodes"] if node["type"] == kind)
+
+
+def parse(document: dict) -> Workflow:
+    return parse_workflow(json.dumps(document))
+
+
+# ------------------------------------------------------------------------------------------------ the definitions
+
+
+def test_node_types_are_those_of_comfyui():
+    published = json.loads((ROOT / "tests/fixtures/comfyui_nodes.json").read_text())
+    assert set(published["nodes"]) == set(node_types())
+    for name, fact in published["nodes"].items():
+        kind, inputs = node_types()[name], [*fact["input"]["required"], *fact["input"]["optional"]]
+        widgets = [i for i in inputs if i[1] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "FILE")]
+        assert kind.title == fact["display_name"] and kind.is_output == fact["output_node"]
+        assert list(kind.gives.items()) == [tuple(output) for output in fact["output"]]
+        assert list(kind.takes.items()) == [(i[0], i[1]) for i in inputs if i not in widgets], name
+        assert kind.optional == {i[0] for i in fact["input"]["optional"] if i not in widgets}
+        assert [(w.name, w.kind) for w in kind.widgets] == [(i[0], i[1]) for i in widgets], name
+        for widget, (_, _, limits) in zip(kind.widgets, widgets, strict=True):
+            options = limits.get("options", [])
+            assert widget.default == limits.get("default", options[0] if options else "")
+            assert (widget.low, widget.high) == (limits.get("min"), limits.get("max"))
+            assert widget.choices == (() if "..." in options else tuple(options))
+        after = published["page_only_values"].get(name)
+        assert [w.then and (w.name, w.then[0]) for w in kind.widgets if w.then] == (
+            [(after["after"], after["name"])] if after else []
+        )
+
+
+# ------------------------------------------------------------------------------------------- reading and writing
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_the_shipped_workflows_are_sound(path):
+    workflow = read_workflow(path)
+    assert not [finding for finding in workflow.check() if finding.problem]
+    prompts = [node.values["text"] for node in workflow.plan() if node.type == "CLIPTextEncode"]
+    assert prompts == [PROMPT, NEGATIVE]
+    ending = ["KSampler", "TrimVideoLatent", "VAEDecode", "CreateVideo", "SaveVideo"]
+    assert [node.type for node in workflow.plan()][-5:] == ending
+
+
+@pytest.mark.parametrize("path", [PLAIN, LORA], ids=lambda path: path.stem)
+def test_nothing_is_lost_from_file_to_graph_to_file(path, tmp_path):
+    before = json.loads(path.read_text())
+    before["extra"] = {"ds": {"scale": 0.7}, "mine": [1, {"x": None}]}
+    before["nodes"][0]["flags"] = {"pinned": True}
+    assert to_ui(parse(before)) == before
+    assert json.loads(write_workflow(parse(before), tmp_path / "again.json").read_text()) == before
+    api = json.loads(path.with_name(f"{path.stem}_api.json").read_text())
+    assert to_api(parse(before)) == api == to_api(parse(api))
+    page = to_ui(parse(api))  # a new page: other places, same meaning
+    assert to_api(parse(page)) == api
+    assert (
+        "Power Lora Loader (rgthree)" not in str(api)
+        or parse(page).nodes["4"].loras == parse(api).nodes["4"].loras
+    )
+
+
+def test_a_changed_setting_reaches_both_formats(document):
+    workflow = parse(document)
+    workflow.set("KSampler", "steps", 8)
+    assert entry(to_ui(workflow), "KSampler")["widgets_values"] == [
+        7,
+        "fixed",
+        8,
+        6.0,
+        "uni_pc",
+        "simple",
+        1.0,
+    ]
+    assert to_api(workflow)["8"]["inputs"]["steps"] == 8
+    with pytest.raises(WanError, match="no setting 'speed': it has seed, steps"):
+        workflow.set("KSampler", "speed", 1)
+    with pytest.raises(WanError, match="2 nodes of the type 'CLIPTextEncode'"):
+        workflow.set("CLIPTextEncode", "text", "")
+
+
+def test_older_and_newer_pages_are_read(document):
+    """Places as {"0": x}, links as objects, files with a byte-order mark, settings that end early."""
+    for node in document["nodes"]:
+        node["pos"] = dict(zip("01", node["pos"], strict=True))
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    document["links"] = [dict(zip(names, link, strict=True)) for link in document["links"]]
+    entry(document, "CLIPLoader")["widgets_values"] = ["umt5_xxl_fp8_e4m3fn_scaled.safetensors", "wan"]
+    workflow = parse(document)
+    assert to_ui(workflow) == document and not any(finding.problem for finding in workflow.check())
+    assert to_api(parse_workflow(json.dumps({"prompt": to_api(workflow)}))) == to_api(workflow)
+
+
+def test_reroutes_primitives_muted_and_bypassed_nodes(document):
+    nodes, links = document["nodes"], document["links"]
+    shift = entry(document, "ModelSamplingSD3")
+    shift["mode"] = 4
+    reroute = {"id": 50, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 900}],
+               "outputs": [{"name": "", "type": "LATENT", "links": [901]}]}  # fmt: skip
+    primitive = {"id": 51, "type": "PrimitiveNode", "outputs": [{"name": "INT", "type": "INT", "links": [902]}],
+                 "widgets_values": [5, "fixed"]}  # fmt: skip
+    sampler, trim, vace = (
+        entry(document, name) for name in ("KSampler", "TrimVideoLatent", "WanVaceToVideo")
+    )
+    trim["inputs"][0]["link"] = 901
+    vace["inputs"].append({"name": "length", "type": "INT", "widget": {"name": "length"}, "link": 902})
+    links += [[900, sampler["id"], 0, 50, 0, "LATENT"], [901, 50, 0, trim["id"], 0, "LATENT"]]
+    links += [[902, 51, 0, vace["id"], 6, "INT"]]
+    nodes += [reroute, primitive, {**copy.deepcopy(entry(document, "SaveVideo")), "id": 52, "mode": 2}]
+    workflow = parse(document)
+    assert to_ui(workflow) == document
+    api = to_api(workflow)
+    assert api["9"]["inputs"]["samples"] == ["8", 0] and api["7"]["inputs"]["length"] == 5
+    assert api["8"]["inputs"]["model"] == ["1", 0] and not {"50", "51", "52"} & set(api)
+    words = [finding.words for finding in workflow.check()]
+    assert any("'Save Video' (node 52) is muted" in w for w in words)
+    assert any("'ModelSamplingSD3' (node 6) is bypassed" in w for w in words)
+    assert not any(finding.problem for finding in workflow.check())
+
+
+def test_unknown_nodes_are_named_and_stop_only_what_needs_them(document):
+    decode = entry(document, "VAEDecode")
+    document["links"].append([900, decode["id"], 0, 60, 0, "IMAGE"])
+    combine = {"id": 60, "type": "VHS_VideoCombine", "title": "My mp4", "widgets_values": {"frame_rate": 16},
+               "inputs": [{"name": "images", "type": "IMAGE", "link": 900}], "outputs": []}  # fmt: skip
+    document["nodes"].append(combine)
+    aside = parse(document)
+    assert to_ui(aside) == document
+    assert [f.words for f in aside.check()] == [
+        "The node 'My mp4' (node 60) is of the type 'VHS_VideoCombine', which this kit does not know; it feeds "
+        "nothing, and the rest runs without it."
+    ]
+    document["nodes"] = [
+        node for node in document["nodes"] if node["type"] not in ("SaveVideo", "CreateVideo")
+    ]
+    document["links"] = [link for link in document["links"] if link[3] not in (11, 12)]
+    assert (
+        parse(document).plan()[-1].type == "VAEDecode"
+    )  # no output that we know: the last that makes pictures
+    entry(document, "ModelSamplingSD3")["type"] = "SkipLayerGuidance"
+    problem = next(f.words for f in parse(document).check() if f.problem)
+    assert "type 'SkipLayerGuidance'" in problem and "it feeds 'KSampler' (node 8)" in problem
+
+
+# ---------------------------------------------------------------------------------------------------- running it
+
+
+def test_a_run_is_generate(pipe, tmp_path):
+    workflow = small(read_workflow(PLAIN))
+    runs = list(workflow.run(pipe=pipe, save_to=tmp_path))
+    result = pipe.generate(
+        PROMPT, negative=NEGATIVE, seed=7, size=SIZE, steps=2, guidance=6.0, shift=8.0, progress=False
+    )
+    video = video_of(runs)
+    assert torch.equal(video.frames, result.video) and video.fps == 16
+    assert (tmp_path / "video" / "wan_00001_.mp4").is_file()
+    by_type = {run.node.type: run for run in runs}
+    assert by_type["KSampler"].outputs[0].shape == (1, 16, 2, 4, 4)
+    assert by_type["CreateVideo"].outputs[0].shape == (5, 32, 32, 3)
+    assert by_type["WanVaceToVideo"].outputs[3].value == 0
+    assert by_type["CLIPLoader"].words == (
+        "umt5_small_fp8.safetensors stands in for umt5_xxl_fp8_e4m3fn_scaled.safetensors.",
+    )
+    for kind in ("CLIPTextEncode", "KSampler", "VAEDecode"):
+        picture = by_type[kind].outputs[0].picture()
+        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    assert "LATENT 1x16x2x4x4, " in str(by_type["KSampler"]) and " s  KSampler" in str(by_type["KSampler"])
+
+
+def test_without_a_shift_node_the_models_own_holds_and_webp_is_an_output(pipe):
+    """As public text-to-video examples are made: EmptyHunyuanLatentVideo, no ModelSamplingSD3, SaveAnimatedWEBP."""
+    api = {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "wan2.1_t2v_1.3B_fp16.safetensors"}},
+        "2": {"class_type": "CLIPLoader", "inputs": {"clip_name": "umt5_xxl_fp16.safetensors", "type": "wan"}},
+        "3": {"class_type": "VAELoader", "inputs": {"vae_name": "wan_2.1_vae.safetensors"}},
+        "4": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 0], "text": "a (fire:1.2)"}},
+        "5": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 0], "text": ""}},
+        "6": {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 48, "height": 32, "length": 1}},
+        "7": {"class_type": "KSampler", "inputs": {"model": ["1", 0], "positive": ["4", 0], "negative": ["5", 0],
+              "latent_image": ["6", 0], "seed": 3, "steps": 2, "cfg": 1, "sampler_name": "euler"}},
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["7", 0], "vae": ["3", 0]}},
+        "9": {"class_type": "SaveAnimatedWEBP", "inputs": {"images": ["8", 0], "fps": 16.0}},
+    }  # fmt: skip
+    workflow = parse_workflow(json.dumps(api))
+    assert "plain words" in workflow.check()[0].words and not workflow.check()[0].problem
+    runs = list(workflow.run(pipe=pipe))
+    assert any("48x32x1 becomes 96x96x13" in words for run in runs for words in run.words)
+    expected = pipe.generate("a (fire:1.2)", seed=3, steps=2, guidance=1.0, sampler="euler", progress=False)
+    assert torch.equal(video_of(runs).frames, expected.video)
+
+
+def test_a_result_becomes_a_workflow_and_the_same_result_again(pipe):
+    options = {
+        "size": SIZE,
+        "steps": 2,
+        "guidance": 2.5,
+        "shift": 3.0,
+        "sampler": "euler",
+        "scheduler": "normal",
+    }
+    result = pipe.generate("a torch", negative="blurry", seed=5, progress=False, **options)
+    workflow = parse_workflow(json.dumps(to_ui(workflow_of(result))))
+    workflow.set("UnetLoaderGGUF", "unet_name", "small-Q3_K.gguf")
+    assert torch.equal(video_of(list(workflow.run(pipe=pipe))).frames, result.video)
+    loras = [("a.safetensors", 0.5)]
+    page = workflow_of(result, loras=loras, reference="bonfire.png", model="wan2.1-vace-14b-q3")
+    assert [node.loras for node in page.nodes.values() if node.type.startswith("Power")] == [loras]
+    assert not any(finding.problem for finding in page.check())
+    ours = SamplingSettings(scheduler="official")
+    with pytest.raises(WanError, match="ComfyUI has no sampler 'uni_pc' with the scheduler 'official'"):
+        workflow_of(type(result)(**{**vars(result), "settings": ours}))
+
+
+def test_what_cannot_run_is_said_before_or_where_it_stops(pipe, tmp_path, document):
+    workflow = small(read_workflow(PLAIN))
+    workflow.set("KSampler", "sampler_name", "dpm_adaptive")
+    with pytest.raises(WanError, match="There is no sampler called 'dpm_adaptive'"):
+        next(workflow.run(pipe=pipe))
+    workflow = small(read_workflow(PLAIN))
+    workflow.set("WanVaceToVideo", "width", 40)
+    with pytest.raises(WanError, match="multiple of 16 pixels, not 40"):
+        list(workflow.run(pipe=pipe))
+    workflow = small(read_workflow(PLAIN))
+    workflow.set("UnetLoaderGGUF", "unet_name", "flux1-dev.gguf")
+    with pytest.raises(WanError, match="'flux1-dev.gguf', which is not a file of the model mini"):
+        next(workflow.run(pipe=pipe))
+    workflow = read_workflow(LORA)
+    workflow.folder = tmp_path
+    Image.new("RGB", (64, 48), "orange").save(tmp_path / "bonfire.png")
+    with pytest.raises(WanError, match="asks for the LoRA 'Wan21_CausVid_14B.*not there"):
+        list(workflow.run(pipe=pipe))
+    workflow.nodes["4"].values["lora_1"]["on"] = False
+    if "reference" not in pipe.generate.__code__.co_varnames:
+        with pytest.raises(WanError, match="cannot sample with a reference image: bypass its node"):
+            list(workflow.run(pipe=pipe))
+
+
+# -------------------------------------------------------------------------------------------------- staying inside
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.gguf",
+        "/etc/passwd",
+        "a/../../b",
+        "C:\\x.gguf",
+        "\\\\server\\x",
+        "~/x",
+        "..\\x",
+        "x\x00y",
+        "",
+        "a" * 300,
+    ],
+)
+def test_file_names_stay_inside_their_folder(name, document):
+    assert wrong_name(name)
+    for kind in ("UnetLoaderGGUF", "VAELoader"):
+        entry(document, kind)["widgets_values"][0] = name
+    problems = [finding.words for finding in parse(document).check() if finding.problem]
+    assert len(problems) == 2 and all("file" in words for words in problems)
+    entry(document, "SaveVideo")["widgets_values"][0] = name
+    assert len([finding for finding in parse(document).check() if finding.problem]) == 3
+
+
+def test_a_link_on_the_disk_does_not_lead_outside(pipe, tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"not a picture")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "bonfire.png").symlink_to(tmp_path / "secret.png")
+    workflow = read_workflow(LORA)
+    workflow.folder, workflow.nodes["4"].values["lora_1"]["on"] = inside, False
+    workflow.nodes["7"].values["image"] = "bonfire.png"
+    if not (ROOT / "assets" / "bonfire.png").exists():
+        with pytest.raises(WanError, match="not beside the workflow's file"):
+            list(workflow.run(pipe=pipe))
+    assert wrong_name("sub/bonfire.png") == ""
+
+
+# --------------------------------------------------------------------------------------------------- malformed files
+
+
+def broken_files() -> dict[str, bytes]:
+    """Files that somebody might have, by mistake or by malice."""
+    good = json.loads(PLAIN.read_text())
+
+    def changed(change) -> bytes:
+        document = copy.deepcopy(good)
+        change(document)
+        return json.dumps(document).encode()
+
+    def node(key, value, kind="KSampler"):
+        return changed(lambda document: entry(document, kind).update({key: value}))
+
+    def top(key, value):
+        return changed(lambda document: document.update({key: value}))
+
+    def link(place, value):
+        return changed(lambda document: document["links"][0].__setitem__(place, value))
+
+    def widgets(*values, kind="KSampler"):
+        return node("widgets_values", list(values), kind)
+
+    def ring(count):
+        return json.dumps({str(i): {"class_type": "Reroute", "inputs": {"x": [str((i + 1) % count), 0]}}
+                           for i in range(count)}).encode()  # fmt: skip
+
+    fed = {"class_type": "VAEDecode", "inputs": {"samples": ["2", 0], "vae": ["9", 0]}}
+    return {
+        "empty": b"",
+        "spaces": b"   \n",
+        "binary": bytes(range(256)),
+        "cut off": PLAIN.read_bytes()[:5000],
+        "a list": b"[1, 2, 3]",
+        "a number": b"12",
+        "a word": b'"workflow"',
+        "null": b"null",
+        "empty object": b"{}",
+        "another object": b'{"name": "wan", "version": 2}',
+        "deep list": b"[" * 100_000,
+        "deep closed list": b"[" * 900 + b"]" * 900,
+        "deep object": b'{"nodes": ' * 60 + b"1" + b"}" * 60,
+        "not a number": b'{"nodes": [], "links": [NaN]}',
+        "infinity": PLAIN.read_bytes().replace(b'"shift"', b'"shift"').replace(b"8.0", b"Infinity"),
+        "number of 5000 digits": b'{"nodes": [' + b"9" * 5000 + b"]}",
+        "too large": b" " * (10 * 10**6 + 1),
+        "nodes is text": top("nodes", "all"),
+        "nodes is null": top("nodes", None),
+        "node is text": top("nodes", ["KSampler"]),
+        "no nodes": top("nodes", []),
+        "too many nodes": top("nodes", [{"id": i, "type": "Note"} for i in range(2001)]),
+        "too many links": top("links", [[i, 1, 0, 2, 0, "X"] for i in range(10001)]),
+        "links is an object": top("links", {"1": 2}),
+        "groups is text": top("groups", "x"),
+        "group without numbers": top("groups", [{"title": "x", "bounding": ["a", 0, 0, 0]}]),
+        "links missing": top("links", []),
+        "same number twice": node("id", 1),
+        "number missing": node("id", None),
+        "number is a list": node("id", [1]),
+        "type missing": node("type", None),
+        "type is an object": node("type", {"a": 1}),
+        "place is text": node("pos", "left"),
+        "place is one number": node("pos", [3]),
+        "place is huge": node("pos", [1e300, 0]),
+        "inputs is text": node("inputs", "model"),
+        "input without a name": node("inputs", [{"link": 1}]),
+        "input linked to text": node("inputs", [{"name": "model", "link": "x"}]),
+        "input linked to nothing": node("inputs", [{"name": "model", "link": 12345}]),
+        "input left open": node("inputs", []),
+        "settings is a number": node("widgets_values", 4),
+        "seed is text": widgets("seven", "fixed", 20, 6.0, "uni_pc", "simple", 1.0),
+        "seed is negative": widgets(-1, "fixed", 20, 6.0, "uni_pc", "simple", 1.0),
+        "steps is a list": widgets(7, "fixed", [20], 6.0, "uni_pc", "simple", 1.0),
+        "steps is a million": widgets(7, "fixed", 10**6, 6.0, "uni_pc", "simple", 1.0),
+        "steps is true": widgets(7, "fixed", True, 6.0, "uni_pc", "simple", 1.0),
+        "cfg is an object": widgets(7, "fixed", 20, {}, "uni_pc", "simple", 1.0),
+        "cfg overflows": widgets(7, "fixed", 20, 0.5, "uni_pc", "simple", 1.0).replace(b"0.5", b"1e999"),
+        "sampler is null": widgets(7, "fixed", 20, 6.0, None, "simple", 1.0),
+        "width is a fraction": widgets(832.5, 480, 81, 1, 1.0, kind="WanVaceToVideo"),
+        "prompt is a number": widgets(3, kind="CLIPTextEncode"),
+        "file name is an object": widgets({"path": "x"}, kind="VAELoader"),
+        "file name leaves the folder": widgets("../../../etc/passwd", kind="VAELoader"),
+        "link too short": top("links", [[1, 2]]),
+        "link from nowhere": link(1, 999),
+        "link from a list": link(1, [1]),
+        "output that is not there": link(2, 7),
+        "output is negative": link(2, -1),
+        "output is text": link(2, "MODEL"),
+        "wrong type linked": link(1, 3),
+        "circle": changed(lambda d: d["links"].__setitem__(0, [1, 8, 0, 6, 0, "LATENT"])),
+        "ring of two": ring(2),
+        "ring of itself": ring(1),
+        "ring of 2000": ring(2000),
+        "api node is a list": b'{"1": {"class_type": "KSampler"}, "2": []}',
+        "api class is a number": b'{"1": {"class_type": 3, "inputs": {}}, "2": {"class_type": "Note"}}',
+        "api inputs is text": b'{"1": {"class_type": "KSampler", "inputs": "x"}}',
+        "api link from nowhere": json.dumps({"1": fed}).encode(),
+        "unknown nodes alone": b'{"1": {"class_type": "Import(os)", "inputs": {"code": "exit()"}}}',
+    }
+
+
+BROKEN = broken_files()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_gets_one_clear_sentence(name, tmp_path, monkeypatch):
+    path = tmp_path / "workflow.json"
+    path.write_bytes(BROKEN[name])
+    before = sorted(tmp_path.rglob("*"))
+    try:
+        problems = [finding.words for finding in read_workflow(path).check() if finding.problem]
+        assert problems, "neither refused nor found wanting"
+        words = problems[0]
+    except WanError as error:
+        words = str(error)
+    assert words.endswith(".") and len(words) < 400 and "\n" not in words and words[:1].strip(), words
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_there_are_fifty_of_them():
+    assert len(BROKEN) >= 50
+
+
+def test_random_damage_never_crashes(document):
+    """Hundreds of files with one value replaced by something else: a workflow, or a WanError."""
+    chance = random.Random(0)
+    strange = [
+        None,
+        True,
+        -1,
+        0,
+        10**30,
+        1e308,
+        "",
+        "x",
+        [],
+        {},
+        [None],
+        {"0": 1},
+        ["8", 0],
+        [[]],
+        "../x",
+        "\ud800",
+    ]
+    for _ in range(400):
+        damaged = copy.deepcopy(document)
+        here = damaged
+        while True:
+            key = chance.choice(list(here) if isinstance(here, dict) else range(len(here)))
+            inner = here[key]
+            if not isinstance(inner, dict | list) or not inner or chance.random() < 0.2:
+                break
+            here = inner
+        here[key] = chance.choice(strange)
+        try:
+            workflow = parse(damaged)
+            workflow.check()
+            to_api(workflow), to_ui(workflow)
+        except WanError:
+            pass
+
+
+# --------------------------------------------------------------------------------------------------------- drawing
+
+
+def test_drawings_show_every_node_and_say_so_in_words(pipe):
+    workflow = small(read_workflow(PLAIN))
+    runs = list(workflow.run(pipe=pipe))
+    figure = draw_workflow(workflow, runs, title="Text to video")
+    shown = " ".join(text.get_text() for text in figure.axes[0].texts)
+    shapes = ["1 × 16 × 2 × 4 × 4", "5 × 32 × 32 × 3", "64 × 256"]
+    for words in ("KSampler", "uni_pc", "Unet Loader (GGUF)", "Sampling", "Text to video", *shapes):
+        assert words in shown, words
+    assert "graph of 13 nodes" in figure.get_label()
+    assert "KSampler from ModelSamplingSD3, WanVaceToVideo" in figure.get_label()
+    svg = to_svg(figure)
+    assert svg.startswith("<?xml") and 10_000 < len(svg) < 600_000
+    blue = draw_workflow(read_workflow(LORA))
+    shown = " ".join(text.get_text() for text in blue.axes[0].texts)
+    assert "Power Lora Loader (rgthree)" in shown and "Wan21_CausVid_14B_T2V_lora_rank32.safetensors" in shown
+
+
+def test_odd_workflows_are_drawn_too(document):
+    for node, mode in zip(document["nodes"], [4, 2, 0], strict=False):
+        node["mode"] = mode
+    entry(document, "VAEDecode")["flags"] = {"collapsed": True}
+    entry(document, "KSampler").update({"color": "no colour", "title": "$x_1$ \u4e2d"})
+    document["nodes"].append(
+        {"id": 70, "type": "Mystery", "widgets_values": [1, "two", None], "pos": [0, 900]}
+    )
+    assert len(to_svg(draw_workflow(parse(document)))) > 10_000
+    assert draw_workflow(parse_workflow(json.dumps(to_api(parse(document))))).axes
