@@ -1,8 +1,11 @@
 """The node graph: read and written without loss, run as `generate` runs, drawn; bad files get one clear sentence."""
 
+import contextlib
 import copy
+import io
 import json
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,9 @@ import torch
 from PIL import Image
 from small import write_small_model
 
+from wan_tutorial.cli import main
 from wan_tutorial.errors import WanError
+from wan_tutorial.machine.weights import MINI
 from wan_tutorial.pipeline import Pipeline, load
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sizes import VideoSize
@@ -20,7 +25,7 @@ from wan_tutorial.workflow.comfyui_json import parse_workflow, to_api, to_ui, wr
 from wan_tutorial.workflow.draw import draw_workflow, to_svg
 from wan_tutorial.workflow.graph import wrong_name
 from wan_tutorial.workflow.layout import workflow_of
-from wan_tutorial.workflow.nodes import node_types
+from wan_tutorial.workflow.nodes import PAGE_ONLY, node_types
 from wan_tutorial.workflow.run import video_of
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +201,14 @@ def test_unknown_nodes_are_named_and_stop_only_what_needs_them(document):
     entry(document, "ModelSamplingSD3")["type"] = "SkipLayerGuidance"
     problem = next(f.words for f in parse(document).check() if f.problem)
     assert "type 'SkipLayerGuidance'" in problem and "it feeds 'KSampler' (node 8)" in problem
+
+
+def test_comfyuis_own_wan_examples_need_nothing_that_is_missing():
+    """The nodes of two public files, as they are; a file is read with all its nodes known."""
+    examples = json.loads((ROOT / "tests/fixtures/comfyui_nodes.json").read_text())["public_workflows"]
+    assert len(examples) == 2
+    for types in examples.values():
+        assert set(types) <= {*node_types(), *PAGE_ONLY}
 
 
 # ---------------------------------------------------------------------------------------------------- running it
@@ -431,6 +444,7 @@ def broken_files() -> dict[str, bytes]:
         "api class is a number": b'{"1": {"class_type": 3, "inputs": {}}, "2": {"class_type": "Note"}}',
         "api inputs is text": b'{"1": {"class_type": "KSampler", "inputs": "x"}}',
         "api link from nowhere": json.dumps({"1": fed}).encode(),
+        "half a letter": PLAIN.read_bytes().replace(b"messy", b"\\ud800"),
         "unknown nodes alone": b'{"1": {"class_type": "Import(os)", "inputs": {"code": "exit()"}}}',
     }
 
@@ -496,6 +510,34 @@ def test_random_damage_never_crashes(document):
             pass
 
 
+def test_names_from_a_file_cannot_talk_to_the_terminal(document):
+    document["nodes"][0].update({"title": "\x1b[2J\nnext", "type": "\x9bWhat\x07"})
+    for words in [str(finding) for finding in parse(document).check()] + [
+        node.title for node in parse(document).nodes.values()
+    ]:
+        assert words.isprintable(), words
+
+
+def test_large_graphs_are_checked_in_no_time():
+    """2000 nodes in a row, a thousand of them outputs: the most that a file may hold."""
+    chain = {"0": {"class_type": "VAELoader", "inputs": {"vae_name": "a"}}}
+    chain |= {
+        str(i): {"class_type": "TrimVideoLatent", "inputs": {"samples": [str(i - 1), 0]}}
+        for i in range(1, 1000)
+    }
+    chain |= {
+        str(i): {"class_type": "PreviewImage", "inputs": {"images": [str(i - 1000), 0]}}
+        for i in range(1000, 2000)
+    }
+    began = time.perf_counter()
+    workflow = parse_workflow(json.dumps(chain))
+    assert any(finding.problem for finding in workflow.check())
+    assert len(to_api(workflow)) == 2000 and len(to_ui(workflow)["nodes"]) == 2000
+    assert time.perf_counter() - began < 10
+    with pytest.raises(WanError, match="room for 300 nodes"):
+        draw_workflow(workflow)
+
+
 # --------------------------------------------------------------------------------------------------------- drawing
 
 
@@ -525,4 +567,45 @@ def test_odd_workflows_are_drawn_too(document):
         {"id": 70, "type": "Mystery", "widgets_values": [1, "two", None], "pos": [0, 900]}
     )
     assert len(to_svg(draw_workflow(parse(document)))) > 10_000
+    far = {**document, "groups": [{"title": "far", "bounding": [0, 0, 9e8, 1]}]}
+    with pytest.raises(WanError, match="20000 pixels each way"):
+        draw_workflow(parse(far))
     assert draw_workflow(parse_workflow(json.dumps(to_api(parse(document))))).axes
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def command(*words: object) -> tuple[int, str]:
+    """What the program prints and returns."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.redirect_stderr(page):
+        status = main(["workflow", *map(str, words)])
+    return status, page.getvalue()
+
+
+def test_check_and_draw_from_the_command_line(tmp_path):
+    status, page = command("check", LORA)
+    assert status == 0 and page.endswith("15 nodes, 14 of them take part; it can run here.\n")
+    broken = tmp_path / "broken.json"
+    broken.write_bytes(BROKEN["seed is text"])
+    status, page = command("check", broken)
+    assert status == 2 and "'seed' of 'KSampler' (node 8) must be a whole number, not 'seven'" in page
+    for ending in ("png", "svg"):
+        picture = tmp_path / f"drawing.{ending}"
+        assert command("draw", PLAIN, "--output", picture) == (0, f"wrote     {picture}\n")
+    assert Image.open(tmp_path / "drawing.png").width > 2000
+    assert command("draw", PLAIN, "--output", tmp_path / "drawing.pdf")[0] == 2
+    status, page = command("run", tmp_path / "missing.json")
+    assert status == 2 and "There is no workflow at" in page and "Traceback" not in page
+
+
+def test_run_from_the_command_line(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("wan_tutorial.workflow.run.load", lambda model, **files: pipe)
+    small_one = small(read_workflow(PLAIN))
+    small_one.set("UnetLoaderGGUF", "unet_name", MINI.files["transformer"].name)
+    path = write_workflow(small_one, tmp_path / "small.json")
+    picture = tmp_path / "run.png"
+    status, page = command("run", path, "--output", tmp_path / "out", "--picture", picture)
+    assert status == 0 and "KSampler: LATENT 1x16x2x4x4" in page and picture.is_file()
+    assert (tmp_path / "out/video/wan_00001_.mp4").is_file()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_tutorial.errors import WanError
+from wan_tutorial.workflow.command import add_workflow_command
 
 if TYPE_CHECKING:
     from wan_tutorial.machine.hardware import StageUse
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   wan-tutorial generate "a blue campfire on the sea shore" --negative "blurry" --seed 7 --output outputs/shore.mp4
   wan-tutorial generate "an axe beside the fire" --steps 8 --guidance 4 --sampler euler --strip
   wan-tutorial inspect assets/mini/Wan2.1_mini_VACE-Q3_K_S.gguf
+  wan-tutorial workflow run assets/workflows/t2v_workflow.json
   wan-tutorial doctor
 """
 
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The three commands and their options."""
+    """The commands and their options."""
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="wan-tutorial",
@@ -86,6 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="See what this machine has, and which models run on it, and why.",
     )
     doctor.set_defaults(run=run_doctor)
+
+    add_workflow_command(commands)
     return parser
 
 

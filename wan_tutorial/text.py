@@ -214,7 +214,7 @@ class _Fp8Linear(Fp8Linear):
         return dequantize_fp8(self.raw.view(FP8), self.scale, dtype=dtype)
 
 
-def load_text_encoder(state: Mapping[str, Tensor], *, device: torch.device | str = "cpu") -> TextEncoder:
+def load_text_encoder(state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> TextEncoder:
     """Build the frozen text encoder from a file's tensors, plain or scaled fp8, with the tokenizer inside.
 
     Weights keep the bytes they rest in (fp8, 16 bits) and are widened to float32 one layer at a time, so that

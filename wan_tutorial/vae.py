@@ -316,7 +316,7 @@ class Vae(nn.Module):
         self.model.use_tiling = tiled
 
 
-def load_vae(state: Mapping[str, Tensor], *, dtype: torch.dtype = torch.float32) -> Vae:
+def load_vae(state: Mapping[str, Any], *, dtype: torch.dtype = torch.float32) -> Vae:
     """Build the VAE from a file's tensors (original Wan names); its size is read from their shapes."""
     with torch.device("meta"):
         model = new_autoencoder(VaeShape.of(state))

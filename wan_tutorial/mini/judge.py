@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
 from ..errors import WanError
 from .captions import VOCABULARY, WORDS, words_in
@@ -89,26 +90,32 @@ class Residual(nn.Module):
         return picture + self.layers(picture)
 
 
-class PatchStem(nn.Sequential):
-    """Convolutions in place of CLIP's single one: (B, 6, 96, 96) -> (B, width, 6, 6)."""
+def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.GELU()
 
-    def __init__(self, width: int):
-        super().__init__(
+
+class PictureTokens(CLIPVisionEmbeddings):
+    """What CLIP's vision tower reads: 6 x 6 tokens and a class token, which begins as a summary of the picture."""
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.stem = nn.Sequential(
             nn.PixelUnshuffle(4),  # (B, 96, 24, 24)
             *_convolve(96, 96),
             Residual(96),
-            *_convolve(96, width, stride=2),
+            *_convolve(96, width, stride=2),  # (B, width, 12, 12)
             Residual(width),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
         )
+        self.patch_embedding = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.summary = nn.Linear(2 * width, width)
 
-    @property
-    def weight(self) -> Tensor:  # CLIP reads the dtype of its patch embedding here
-        return self[1].weight
-
-
-def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.GELU()
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        picture = self.stem(pixel_values)
+        self.seen = torch.cat((picture.mean((2, 3)), picture.amax((2, 3))), dim=1)  # training's heads read it too
+        patches = self.patch_embedding(picture).flatten(2).mT  # (B, 36, width)
+        tokens = torch.cat(((self.class_embedding + self.summary(self.seen))[:, None], patches), dim=1)
+        return tokens + self.position_embedding(self.position_ids)
 
 
 def new_clip() -> CLIPModel:
@@ -124,7 +131,7 @@ def new_clip() -> CLIPModel:
     )
     config._attn_implementation = "eager"  # trains twice as fast on a CPU
     clip = CLIPModel(config)
-    clip.vision_model.embeddings.patch_embedding = PatchStem(192)
+    clip.vision_model.embeddings = PictureTokens(config.vision_config)
     return clip
 
 
@@ -144,8 +151,8 @@ def frame_pairs(video: Tensor, count: int = 4) -> Tensor:
 
 
 def image_features(clip: CLIPModel, pairs: Tensor) -> Tensor:
-    """(B, 6, 96, 96) -> unit vectors (B, D)."""
-    return F.normalize(clip.get_image_features(pixel_values=pairs).pooler_output.float(), dim=-1)
+    """(B, 6, 96, 96) -> vectors (B, D), of any length."""
+    return clip.get_image_features(pixel_values=pairs).pooler_output.float()
 
 
 def text_features(clip: CLIPModel, texts: Sequence[str]) -> Tensor:
@@ -181,7 +188,8 @@ class Judge:
     def frame_features(self, video: Tensor, *, batch: int = 16) -> Tensor:
         """(N, F, H, W, 3) -> unit vectors of four moments of each video (N, 4, D)."""
         parts = [
-            image_features(self.clip, frame_pairs(part).flatten(0, 1)) for part in video.float().split(batch)
+            F.normalize(image_features(self.clip, frame_pairs(part).flatten(0, 1)), dim=-1)
+            for part in video.float().split(batch)
         ]
         return torch.cat(parts).unflatten(0, (len(video), -1))
 
@@ -268,8 +276,8 @@ def measure_flow(video: Tensor, *, rounds: int = 12) -> Tensor:
     """The common motion of a video's pixels: (N, F, H, W, 3) -> (N, 4) as right, down, widen, heighten.
 
     In sides of the frame, for one frame of time. Least squares on the optical flow equation over all pairs of
-    frames, in rounds that let go of the places that do not follow: flames, embers and smoke. Height is measured apart from
-    width, because rising smoke stretches a picture upward; a zoom widens it as well.
+    frames, in rounds that let go of the places that do not follow: flames, embers and smoke. Height is measured
+    apart from width, because rising smoke stretches a picture upward; a zoom widens it as well.
     """
     grey = ((video.float().mean(-1) + 1) / 2 + 0.08).log()
     n, frames = grey.shape[:2]

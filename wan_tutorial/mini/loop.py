@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,14 @@ class Budget:
 
 
 def train(
-    model: nn.Module,
+    model: Network,
     loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
     *,
     budget: Budget,
     folder: Path,
     parameters: Iterable[nn.Parameter] | None = None,
     orthogonal: Iterable[nn.Parameter] = (),
-) -> nn.Module:
+) -> Network:
     """Train `model` in place until the minutes are used; returns the averaged model, in evaluation mode.
 
     `parameters`: what to train, if not all; `orthogonal`: the matrices among them that Muon moves instead of AdamW.

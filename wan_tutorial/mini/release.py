@@ -72,6 +72,7 @@ def fold_statistics(model: AutoencoderKLWan, mean: Tensor, std: Tensor) -> None:
     wan_mean, wan_std = torch.tensor(LATENT_MEAN), torch.tensor(LATENT_STD)
     scale = wan_std / std  # (16,)
     last, first = model.quant_conv, model.post_quant_conv
+    assert last.bias is not None and first.bias is not None
     last.weight[:16] *= scale.view(-1, 1, 1, 1, 1)
     last.bias[:16] = (last.bias[:16] - mean) * scale + wan_mean
     last.bias[16:] += 2 * scale.log()  # the log-variance of a scaled number

@@ -34,7 +34,11 @@ STAGES = ("text", "vae", "latents", "transformer", "handover", "takeover")
 
 def pools(folder: Path) -> tuple[list[LatentPool], LatentPool]:
     """The transformer's training videos: many scenes, and more of the brief's own."""
-    many = [VideoPool(folder, 2560), VideoPool(folder, 3072, first_seed=100_000)]
+    many = [
+        VideoPool(folder, 2560),
+        VideoPool(folder, 3072, first_seed=100_000),
+        VideoPool(folder, 6144, first_seed=300_000),
+    ]
     brief = VideoPool(folder, 320, split="brief", first_seed=500_000)
     return [LatentPool(pool) for pool in many], LatentPool(brief)
 
@@ -49,15 +53,16 @@ def run(options: argparse.Namespace) -> None:
         train_vae(folder, minutes=options.minutes, device=options.device, compile=options.compile)
         release.release_vae(folder, assets)
     elif options.stage == "latents":
-        vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors)
+        tensors = read_tensors(assets / release.VAE).require("vae").tensors
+        vae = load_vae(tensors)
         many, brief = pools(folder)
         for pool in (brief, *many):
             pool.encode(vae)
     elif options.stage == "transformer":
-        file = read_tensors(assets / release.TEXT_ENCODER).require("text encoder")
+        tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
         batches = Batches(*pools(folder))
         train_transformer(
-            folder, load_text_encoder(file.tensors), batches, minutes=options.minutes, compile=options.compile
+            folder, load_text_encoder(tensors), batches, minutes=options.minutes, compile=options.compile
         )
         release.release_transformer(folder, assets)
     elif options.stage == "handover":

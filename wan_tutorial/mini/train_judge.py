@@ -1,20 +1,22 @@
-"""Train the judge, `python -m wan_tutorial.mini.train_judge --minutes M`: on renders and captions, never on generated videos.
+"""Train the judge on renders and captions, never on generated videos.
+
+`python -m wan_tutorial.mini.train_judge --minutes M`.
 
 CLIP's objective without its false negatives: a text is a positive for every picture in the batch of which it is true.
 Texts are captions as `write_caption` words them, and short ones that name one to three attributes, as the judge's
-questions do. Pictures are a little cropped, mirrored, lit and softened, so that the judge also reads what a VAE blurred.
+questions do. Pictures are a little shifted, mirrored, lit and softened, so that the judge also reads what a VAE made.
 """
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel
 
 from .captions import write_caption
@@ -101,56 +103,66 @@ def short_texts(scenes: list[Scene], dice: random.Random) -> tuple[list[str], Te
     )
 
 
-def judge_loss(
-    clip: CLIPModel, pairs: Tensor, scenes: list[Scene], dice: random.Random
-) -> tuple[Tensor, dict]:
-    """Every question, then short texts, then captions; one pass through each tower."""
-    questions = [describe({name: value}, dice) for name in QUESTIONS for value in QUESTIONS[name]]
-    short, short_true = short_texts(scenes, dice)
-    captions, caption_true = caption_texts(scenes[:CAPTIONS], dice)
-    with torch.autocast(pairs.device.type, torch.bfloat16):
-        pictures = image_features(clip, pairs)
-        texts = text_features(clip, [*questions, *short, *captions])
-    scale = clip.logit_scale.clamp(max=4.6).exp()
-    asked, short_features, caption_features = texts.split([len(questions), len(short), len(captions)])
-    values = [scene_values(scene) for scene in scenes]
-    losses, figures, start = [], {}, 0
-    for name, words in QUESTIONS.items():
-        rows = asked[start : (start := start + len(words))]
-        some = [i for i, v in enumerate(values) if name in v]
-        truth = torch.tensor([tuple(words).index(values[i][name]) for i in some])
-        logits = scale * pictures[some] @ rows.T
-        losses.append(F.cross_entropy(logits, truth))
-        figures[name] = (logits.argmax(1) == truth).float().mean().item()
-    loss = torch.stack(losses).sum() / 4
-    loss = loss + 0.3 * match_loss(pictures, short_features, short_true, scale)
-    return loss + 0.3 * match_loss(pictures[:CAPTIONS], caption_features, caption_true, scale), figures
+class JudgeTask(nn.Module):
+    """The CLIP, and heads that only its training has: they teach the eye before the words have settled."""
+
+    def __init__(self, clip: CLIPModel):
+        super().__init__()
+        self.clip = clip
+        self.heads = nn.ModuleDict({n: nn.Linear(384, len(values)) for n, values in QUESTIONS.items()})
+
+    def forward(
+        self, pairs: Tensor, scenes: list[Scene], dice: random.Random
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Every question, by head and by text, then short texts, then captions; one pass through each tower."""
+        questions = [describe({name: value}, dice) for name in QUESTIONS for value in QUESTIONS[name]]
+        short, short_true = short_texts(scenes, dice)
+        captions, caption_true = caption_texts(scenes[:CAPTIONS], dice)
+        with torch.autocast(pairs.device.type, torch.bfloat16):
+            features = image_features(self.clip, pairs)
+            texts = text_features(self.clip, [*questions, *short, *captions])
+        seen = self.clip.vision_model.embeddings.seen.float()
+        pictures, scale = F.normalize(features, dim=-1), self.clip.logit_scale.clamp(max=4.6).exp()
+        asked, short_features, caption_features = texts.split([len(questions), len(short), len(captions)])
+        values = [scene_values(scene) for scene in scenes]
+        sizes = [len(v) for v in QUESTIONS.values()]
+        by_head, by_text, figures = [], [], {}
+        for (name, words), rows in zip(QUESTIONS.items(), asked.split(sizes), strict=True):
+            some = [i for i, v in enumerate(values) if name in v]
+            truth = torch.tensor([tuple(words).index(values[i][name]) for i in some])
+            logits = scale * pictures[some] @ rows.T
+            by_text.append(F.cross_entropy(logits, truth))
+            by_head.append(F.cross_entropy(self.heads[name](seen[some]), truth))
+            figures[name] = (logits.argmax(1) == truth).float().mean().item()
+        figures["by_head"] = torch.stack(by_head).mean().item()
+        loss = 3 * torch.stack(by_head).mean() + torch.stack(by_text).mean()
+        loss = loss + 0.1 * match_loss(pictures, short_features, short_true, scale)
+        return loss + 0.1 * match_loss(pictures[:CAPTIONS], caption_features, caption_true, scale), figures
+
+
+@torch.no_grad()
+def calibrate(clip: CLIPModel, batches: Iterable[Tensor]) -> CLIPModel:
+    """Measure the batch statistics of the averaged weights, which an average of weights does not hold."""
+    clip.vision_model.embeddings.train()
+    for pairs in batches:
+        image_features(clip, pairs)
+    return clip.eval()
 
 
 def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, batch: int = 32) -> CLIPModel:
     """Train for `minutes`; checkpoint and curves go to `folder`, from which an interrupted run goes on."""
     torch.manual_seed(0)
     sources = [(pool, pool.videos()) for pool in pools]
-    clip = new_clip().to(memory_format=torch.channels_last)
+    task = JudgeTask(new_clip()).to(memory_format=torch.channels_last)
     numbers, dice = np.random.default_rng(), random.Random()
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def draw() -> tuple[Tensor, list[Scene]]:
         pairs, scenes = draw_pairs(sources, batch, numbers)
-        pairs = disturb(pairs).contiguous(memory_format=torch.channels_last)
-        return judge_loss(clip, pairs, scenes, dice)
+        return disturb(pairs).contiguous(memory_format=torch.channels_last), scenes
 
-    def calibrate(average: CLIPModel) -> CLIPModel:
-        """Statistics of the averaged weights' own activations, which an average of weights does not hold."""
-        stem = average.vision_model.embeddings.patch_embedding.train()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            for _ in range(60):
-                stem(disturb(draw_pairs(sources, batch, numbers)[0]))
-        return average.eval()
-
-    budget = Budget(
-        minutes, learning_rate=1e-3, warmup_steps=60, weight_decay=0.05, averaging=0.998, save_minutes=1
-    )
-    return calibrate(train(clip, loss_of, budget=budget, folder=folder))
+    budget = Budget(minutes, learning_rate=2e-3, warmup_steps=60, weight_decay=0.05, save_minutes=1)
+    average = train(task, lambda step: task(*draw(), dice), budget=budget, folder=folder)
+    return calibrate(average.clip, (draw()[0] for _ in range(60)))
 
 
 def held_out_renders(count: int, *, split: str, first_seed: int = 900_000) -> tuple[Tensor, list[Scene]]:

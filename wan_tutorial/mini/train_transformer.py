@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..noise import mix
 from ..sampling.schedules import shift_time
 from ..text import TextEncoder
-from ..transformer import TransformerShape, new_transformer, start_vace_blocks
+from ..transformer import TransformerShape, WanTransformer, new_transformer, start_vace_blocks
 from .captions import BRIEF_PROMPT, write_caption
 from .latents import LatentPool
 from .loop import Budget, train
@@ -93,9 +93,7 @@ def train_transformer(
     minutes: float,
     batch: int = 16,
     compile: bool = False,
-    muon: bool = True,
-    name="transformer",
-) -> nn.Module:
+) -> WanTransformer:
     """Train for `minutes`; checkpoints and curves go to folder/transformer."""
     torch.manual_seed(0)
     model = new_transformer(SHAPE)
@@ -109,8 +107,10 @@ def train_transformer(
         return losses.mean(), {"late": late.mean().item() if len(late) else float("nan")}
 
     main = [p for name, p in model.named_parameters() if "vace" not in name]
-    matrices = [p for name, p in model.blocks.named_parameters() if p.ndim == 2] if muon else []
+    matrices = [p for name, p in model.blocks.named_parameters() if p.ndim == 2]
     budget = Budget(minutes, learning_rate=1e-3, warmup_steps=200)
-    average = train(model, loss_of, budget=budget, folder=folder / name, parameters=main, orthogonal=matrices)
+    average = train(
+        model, loss_of, budget=budget, folder=folder / "transformer", parameters=main, orthogonal=matrices
+    )
     start_vace_blocks(average)
     return average

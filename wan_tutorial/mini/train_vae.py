@@ -74,14 +74,15 @@ def grow_into_time(model: AutoencoderKLWan) -> None:
             weight *= 0.1
             weight[:, :, 2] += same if module.mode == "upsample3d" else same / 2
             weight[:, :, 1] += 0 if module.mode == "upsample3d" else same / 2
-            module.time_conv.bias.zero_()
+            nn.init.zeros_(module.time_conv.bias)  # type: ignore[arg-type]
 
 
 def train_vae(folder: Path, *, minutes: float, device: str = "cpu", compile: bool = False) -> nn.Module:
     """Train for `minutes` (a fifth of them on single frames); checkpoints and curves go to folder/vae_*."""
     torch.manual_seed(0)
     videos = VideoPool(folder, 2560).videos()
-    model = channels_last(new_autoencoder(SHAPE).to(device))
+    with torch.device(device):
+        model = channels_last(new_autoencoder(SHAPE))
     loss_function = torch.compile(vae_loss) if compile else vae_loss
     dice = np.random.default_rng()
 

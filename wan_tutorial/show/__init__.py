@@ -16,7 +16,7 @@ Verbs: `plot_` returns a figure, `show_` displays, `explore_` is a widget. The n
 from importlib import import_module
 
 _HOMES = {
-    "curves": ("plot_bars", "plot_lines", "plot_shift", "plot_sigmas", "plot_trajectory"),
+    "curves": ("plot_bars", "plot_field", "plot_lines", "plot_shift", "plot_sigmas", "plot_trajectory"),
     "diagram": ("Flow", "plot_place", "plot_workflow"),
     "latents": ("Projection", "fit_projection", "plane_of", "plot_channels", "plot_histogram"),
     "lesson": ("count_parameters", "show_machine", "show_place"),

@@ -5,7 +5,7 @@ In: lists of sigmas, latents, numbers. Out: figures. Colours are given in the or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,3 +163,51 @@ def plot_trajectory(paths: Mapping[str, Sequence[Tensor]], *, title: str = "", g
 def _numbers(values: Numbers) -> np.ndarray:
     detached = values.detach().cpu().numpy() if hasattr(values, "detach") else values
     return np.asarray(detached, dtype=np.float64)
+
+
+@style.styled
+def plot_field(
+    velocity_of: Callable[[Tensor, float], Tensor],
+    *,
+    data: Tensor,
+    times: Sequence[float] = (0.95, 0.6, 0.25),
+    starts: int = 14,
+    title: str = "",
+) -> Figure:
+    """A velocity field of two numbers at some times: arrows towards clean, the data as stars, walks from noise.
+
+    `velocity_of(points (N, 2), t)`; `data` (N, 2). Each walk is made with 60 Euler steps and drawn up to the time
+    of its panel.
+    """
+    import torch
+
+    figure = style.new_figure(3.3)
+    walks = _walk(velocity_of, torch.randn(starts, 2, generator=torch.Generator().manual_seed(5)))
+    reach = 3.1
+    ticks = torch.linspace(-reach * 0.93, reach * 0.93, 13)
+    grid = torch.cartesian_prod(ticks, ticks)  # (169, 2)
+    for axes, t in zip(figure.subplots(1, len(times)), times, strict=True):
+        arrows = -velocity_of(grid, t)
+        arrows = arrows / arrows.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        axes.quiver(*grid.T, *arrows.T, color="#a9bccb", scale=26, width=0.0055, pivot="mid")
+        made = walks[: 1 + round((1 - t) * 60)]  # (steps, starts, 2)
+        for walk in made.transpose(0, 1):
+            axes.plot(*walk.T, color=style.VERMILION, lw=1.0, alpha=0.75)
+        axes.scatter(*made[-1].T, s=16, color=style.VERMILION, zorder=3, edgecolor="white", lw=0.5)
+        axes.scatter(*data.T, s=150, marker="*", color=style.BLUE, zorder=4, edgecolor="white", lw=0.8)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        style.bare(axes)
+        axes.set_title(f"time {t:g}", fontsize=9, loc="left")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    words = f"arrows towards clean at times {', '.join(f'{t:g}' for t in times)}; {starts} walks from noise end at the stars"
+    return style.describe(figure, f"{title or 'Velocity field'}: {len(data)} data points as stars, {words}.")
+
+
+def _walk(velocity_of: Callable[[Tensor, float], Tensor], points: Tensor, steps: int = 60) -> Tensor:
+    """Euler's way from noise at 1 to 0: (steps + 1, N, 2)."""
+    import torch
+
+    way = [points]
+    for index in range(steps):
+        way.append(way[-1] - velocity_of(way[-1], 1 - index / steps) / steps)
+    return torch.stack(way)

@@ -196,7 +196,7 @@ def show_figure(figure: Figure, *, alt: str | None = None) -> None:
     photographs = any(axes.images for axes in figure.axes)
     width = round(figure.get_figwidth() * 100)
     if photographs:
-        _show(to_html(to_jpeg(to_array(figure, dots=120), quality=86), kind="jpeg", alt=alt, width=width), alt)
+        _show(to_html(to_jpeg(to_array(figure, dots=110), quality=80), kind="jpeg", alt=alt, width=width), alt)
     else:
         _show(to_html(to_png(figure, colours=96), kind="png", alt=alt, width=width), alt)
 

@@ -53,6 +53,12 @@ def parse_workflow(text: str) -> Workflow:
     except ValueError as error:  # JSON's own errors, and numbers with thousands of digits
         raise WanError(f"This is not JSON, so it is no workflow: {str(error)[:100]}.") from error
     _check_depth(document)
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise WanError(
+            "The file holds half a letter (a lone surrogate), so its words cannot be read."
+        ) from error
     if isinstance(document, dict) and isinstance(document.get("prompt"), dict):
         document = document["prompt"]  # as a program sends it to ComfyUI's server
     if not isinstance(document, dict) or not document:
@@ -121,14 +127,16 @@ def _ui_node(entry: dict[str, Any], links: dict[int, Link]) -> Node:
     outputs = [
         _named(socket, kind) for socket in _list_of(entry.get("outputs") or [], dict, f"outputs of {kind}")
     ]
-    known, flags = node_types().get(kind), entry.get("flags")
+    flags = entry.get("flags")
     node = Node(
         str(name),
         kind,
-        title if isinstance(title, str) and title else known.title if known else kind,
+        _title(title, kind),
         mode=mode if mode in (MUTED, BYPASSED) else RUNS,
-        takes={socket["name"]: str(socket.get("type", "*")) for socket in sockets if "widget" not in socket},
-        gives=tuple((socket["name"], str(socket.get("type", "*"))) for socket in outputs),
+        takes={
+            socket["name"]: _plain(socket.get("type", "*")) for socket in sockets if "widget" not in socket
+        },
+        gives=tuple((socket["name"], _plain(socket.get("type", "*"))) for socket in outputs),
         position=_pair(entry.get("pos"), (0.0, 0.0)),
         size=_pair(entry.get("size"), (0.0, 0.0)),
         colour=_text(entry.get("color")),
@@ -188,12 +196,11 @@ def _read_api(document: dict[str, Any]) -> Workflow:
         if not isinstance(inputs, dict) or not isinstance(entry.get("class_type"), str):
             raise WanError(f'Node {_shown(name)} must have a "class_type" and "inputs".')
         known, meta = node_types().get(entry["class_type"]), entry.get("_meta")
-        title = meta.get("title") if isinstance(meta, dict) else None
         links = {key: Link(value[0], value[1]) for key, value in inputs.items() if _is_api_link(value)}
         nodes[name] = Node(
             name,
             entry["class_type"],
-            title if isinstance(title, str) and title else known.title if known else entry["class_type"],
+            _title(meta.get("title") if isinstance(meta, dict) else None, entry["class_type"]),
             values={key: value for key, value in inputs.items() if key not in links and value != _HEADER},
             links=links,
             takes=dict(known.takes) if known else {key: "*" for key in links},
@@ -379,6 +386,16 @@ def _pair(value: Any, missing: tuple[float, float]) -> tuple[float, float]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # NaN: no
+
+
+def _title(written: Any, kind: str) -> str:
+    known = node_types().get(kind)
+    return _plain(written) if isinstance(written, str) and written else known.title if known else _plain(kind)
+
+
+def _plain(words: Any) -> str:
+    """A name from a file as it may be printed: one line, and nothing that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(words)[:200]).strip() or "?"
 
 
 def _text(value: Any) -> str | None:

@@ -7,7 +7,9 @@ that make something to look at show it. Measures and colours are those of ComfyU
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import html
 import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
+from PIL import Image
 
+from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
-from wan_tutorial.workflow.graph import BYPASSED, MUTED, Node, Workflow, is_lora_row, is_note
+from wan_tutorial.workflow.graph import BYPASSED, MUTED, Node, Workflow, is_lora_row, is_note, picture_file
 from wan_tutorial.workflow.layout import ROW, TITLE, WIDGET, natural_size, widget_rows
 from wan_tutorial.workflow.nodes import POWER_LORA, PRIMITIVE, REROUTE
 
@@ -42,6 +46,7 @@ KINDS = {
     "VIDEO": "#7fdbca",
 }
 OTHER = "#a5adb5"
+LARGEST, MOST_NODES = 20000, 300  # pixels of a page each way; nodes on it
 MARGIN, UNITS_PER_INCH, FONT = 50, 128, 13  # FONT: the height of letters, in the page's pixels
 
 
@@ -49,30 +54,26 @@ def draw_workflow(
     workflow: Workflow, runs: Sequence[NodeRun] = (), *, title: str = "", measures: bool = True
 ) -> Figure:
     """Draw a workflow; with the runs of its nodes, with what they gave, and with or without shapes and seconds."""
-    with matplotlib.rc_context(
-        {"font.family": "DejaVu Sans", "svg.fonttype": "path", "path.simplify": False}
-    ):
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "path.simplify": False}):
         return _Drawing(workflow, runs, title, measures).figure
 
 
 def to_svg(figure: Figure) -> str:
-    """A drawing as SVG text, the same on every machine."""
+    """A drawing as SVG, its letters as letters, its alternative text with it."""
     page = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "workflow"}):
+    with matplotlib.rc_context({"svg.hashsalt": "workflow", "svg.fonttype": "none"}):
         figure.savefig(page, format="svg", facecolor=PAGE, metadata={"Date": None})
-    return page.getvalue()
+    words = html.escape(str(figure.get_label()), quote=True)
+    svg = page.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
 
 
 def show_workflow(workflow: Workflow, runs: Sequence[NodeRun] = (), *, title: str = "") -> None:
     """Show a workflow in a notebook, sharp at every size."""
-    figure = draw_workflow(workflow, runs, title=title)
     from IPython.display import display
 
-    alt = str(figure.get_label())
-    page = style.to_html(to_svg(figure).encode(), kind="svg+xml", alt=alt).replace(
-        "<img ", '<img style="width:100%" '
-    )
-    display({"text/html": page, "text/plain": alt}, raw=True)
+    figure = draw_workflow(workflow, runs, title=title)
+    display({"image/svg+xml": to_svg(figure), "text/plain": str(figure.get_label())}, raw=True)
 
 
 class _Drawing:
@@ -83,6 +84,9 @@ class _Drawing:
         self.runs = {run.node.id: run for run in runs}
         self.sizes = {node.id: _size(node) for node in workflow.nodes.values()}
         left, top, right, bottom = self._bounds()
+        if max(right - left, bottom - top) > LARGEST or len(workflow.nodes) > MOST_NODES:
+            raise WanError(f"A drawing has room for {MOST_NODES} nodes on {LARGEST} pixels each way, not for "
+                           f"{len(workflow.nodes)} on {right - left:.0f} x {bottom - top:.0f}.")  # fmt: skip
         self.figure = Figure(
             figsize=((right - left) / UNITS_PER_INCH, (bottom - top) / UNITS_PER_INCH), facecolor=PAGE
         )
@@ -123,8 +127,10 @@ class _Drawing:
     def _text(self, x: float, y: float, words: str, *, size: float = FONT, colour: str = TEXT, side: str = "left",
               layer: float = 5, bold: bool = False) -> None:  # fmt: skip
         points = size * 72 / UNITS_PER_INCH
-        self.axes.text(x, y, _drawable(words).replace("$", r"\$"), fontsize=points, color=colour, ha=side, va="center_baseline",
-                       zorder=layer, fontweight="bold" if bold else "normal", clip_on=True)  # fmt: skip
+        shown = _drawable(words).replace("$", r"\$")
+        weight = "bold" if bold else "normal"
+        self.axes.text(x, y, shown, fontsize=points, color=colour, ha=side, va="center_baseline", zorder=layer,
+                       fontweight=weight, clip_on=True)  # fmt: skip
 
     def _dot(self, x: float, y: float, kind: str, linked: bool = True) -> None:
         colour = KINDS.get(kind, OTHER)
@@ -331,6 +337,11 @@ class _Drawing:
         run = self.runs.get(node.id)
         if run and run.outputs:
             return run.outputs[0].picture()
+        if node.type == "LoadImage" and (
+            path := picture_file(self.workflow, self.workflow.value(node, "image"))
+        ):
+            with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError):
+                return np.asarray(Image.open(path).convert("RGB"))
         if node.known and node.known.is_output:  # it shows what it was given
             links = (link for name in node.links if (link := self.workflow.source(node, name)) is not None)
             link = next(links, None)
@@ -369,14 +380,13 @@ def _spoken(value: Any) -> str:
 @functools.cache
 def _font() -> Any:
     """The font of all letters, which matplotlib brings along."""
-    font = get_font(findfont("DejaVu Sans"))
-    font.set_size(100, 72)
-    return font
+    return get_font(findfont("DejaVu Sans"))
 
 
 @functools.lru_cache(maxsize=4096)
 def _width(words: str, size: float) -> float:
     """How wide these words are, in the page's pixels."""
+    _font().set_size(100, 72)  # each time: drawing sets it to what it needs
     _font().set_text(_drawable(words), 0)
     return _font().get_width_height()[0] / 64 * size / 100
 
@@ -395,7 +405,7 @@ def _letters() -> frozenset[int]:
 
 def _fit(words: str, width: float, size: float) -> str:
     """As much of a text as there is room for."""
-    words = words[:400]
+    words = " ".join(words[:400].split())
     if _width(words, size) <= width:
         return words
     while words and _width(f"{words}...", size) > width:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RUNS, MUTED, BYPASSED = 0, 2, 4  # a node's `mode` in a file
 SHOWN_TITLE = 60
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MAKERS = (
     "CreateVideo",
     "VAEDecode",
@@ -356,9 +357,29 @@ def wrong_name(name: Any) -> str:
         return "must name a file"
     path = PureWindowsPath(name)  # reads / and \ alike, and knows drives
     outside = path.drive or path.root or ".." in path.parts or name.startswith("~")
-    if outside or len(name) > 255 or any(ord(letter) < 32 for letter in name):
+    if outside or len(name) > 255 or not name.isprintable():
         return f"must be the name of a file inside its folder, not {name[:80]!r}"
     return ""
+
+
+def find_inside(name: str, roots: list[Path]) -> Path | None:
+    """The first file of this name under these folders that truly lies in them, links on the disk followed."""
+    if wrong_name(name):
+        return None
+    for root in roots:
+        path = root / name.replace("\\", "/")
+        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+            return path
+    return None
+
+
+def picture_file(workflow: Workflow, name: Any) -> Path | None:
+    """The picture that a LoadImage node names: beside the workflow's file, or one that this kit brings."""
+    from wan_tutorial.machine.weights import bundled_folder
+
+    roots = [workflow.folder] if workflow.folder else []
+    path = find_inside(name, [*roots, bundled_folder().parent, bundled_folder()])
+    return path if path and path.suffix.lower() in _PICTURES else None
 
 
 def is_note(node: Node) -> bool:

@@ -24,7 +24,7 @@ PAGE_ONLY = (
 # COMBO (a choice; with none listed, any is accepted here and checked later) and FILE. `+ name` is a value that only
 # ComfyUI's page uses, which files list after its widget.
 _TABLE = """
-UnetLoaderGGUF | Unet Loader (GGUF) | ComfyUI-GGUF
+UnetLoaderGGUF | Unet Loader (GGUF) | comfyui-gguf
     gives MODEL:MODEL
     unet_name FILE
 

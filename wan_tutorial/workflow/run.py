@@ -28,7 +28,7 @@ from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.show.video import to_frames, write_video
 from wan_tutorial.sizes import VideoSize
-from wan_tutorial.workflow.graph import Node, Workflow, wrong_name
+from wan_tutorial.workflow.graph import Node, Workflow, find_inside, picture_file
 
 _ROLES = {
     "UnetLoaderGGUF": ("transformer", "unet_name", ("diffusion_models", "unet")),
@@ -37,7 +37,6 @@ _ROLES = {
     "VAELoader": ("vae", "vae_name", ("vae",)),
 }
 _WAN_NAMES = {"transformer": "wan", "text_encoder": "umt5", "vae": "wan"}  # what such a file's name says
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class LatentValue:
 
     latent: Tensor  # (1, 16, F, H, W)
     size: VideoSize
-    extra_frames: int = 0  # latent frames of references before the video's own
+    trimmed: bool = False  # true: a reference's latent frame is cut off already
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ class _Runner:
         """A file of this name in the model folders, never outside of them, not even by a link on the disk."""
         roots = [self.folder / place for place in places] + [self.folder] if self.folder else []
         roots += [bundled_folder()] if self.entry.light else []
-        return _find_inside(name, roots)
+        return find_inside(name, roots)
 
     def _settings(self, node: Node) -> dict[str, Any]:
         """A KSampler's settings in our words; `SamplingSettings` checks them before anything runs."""
@@ -257,10 +256,8 @@ class _Runner:
         from PIL import Image
 
         name = self.workflow.value(node, "image")
-        roots = [self.workflow.folder] if self.workflow.folder else []
-        roots += [self.folder.parent / "input"] if self.folder else []
-        path = _find_inside(name, [*roots, bundled_folder().parent, bundled_folder()])
-        if path is None or path.suffix.lower() not in _PICTURES:
+        path = picture_file(self.workflow, name)
+        if path is None:
             raise WanError(f"{node} asks for the picture {name!r}, which is not beside the workflow's file.")
         try:
             pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
@@ -322,7 +319,7 @@ class _Runner:
             )
             size = self.entry.size
         _, channels, frames, *plane = size.latent_shape
-        return LatentValue(torch.zeros(1, channels, frames + extra_frames, *plane), size, extra_frames)
+        return LatentValue(torch.zeros(1, channels, frames + extra_frames, *plane), size)
 
     def _sample(self, node: Node) -> tuple[Any, ...]:
         model, start = self._take(node, "model"), self._take(node, "latent_image")
@@ -331,7 +328,7 @@ class _Runner:
         self.pipe.free("text_encoder")
         if model.loras or positive.reference is not None:
             latent = self._generate(positive, negative, model, start.size, seed, settings)
-            return (LatentValue(latent, start.size),)
+            return (LatentValue(latent, start.size, trimmed=True),)
         noise = self.pipe.draw_noise(start.size, seed=seed)
         begin = start.latent if settings["denoise"] < 1 or start.latent.any() else None
         text = TextEmbeddings(positive.embedding, negative.embedding)
@@ -369,10 +366,12 @@ class _Runner:
 
     def _trim(self, node: Node) -> tuple[Any, ...]:
         given, amount = self._take(node, "samples"), self._take(node, "trim_amount")
-        left = given.latent.shape[2] - given.size.latent_frames  # references that are still before the video
-        if amount > left and given.extra_frames + left:
-            raise WanError(f"{node} would cut {amount} latent frames, and {left} of them are a reference's.")
-        return (replace(given, latent=given.latent[:, :, min(amount, left) :]),)  # (1, 16, F, H, W)
+        if given.trimmed:
+            return (given,)
+        frames = given.latent.shape[2]
+        if amount >= frames:
+            raise WanError(f"{node} cuts {amount} latent frames, and there are {frames}: cut fewer.")
+        return (replace(given, latent=given.latent[:, :, amount:]),)  # (1, 16, F, H, W)
 
     def _decode(self, node: Node) -> tuple[Any, ...]:
         video = self.pipe.decode(self._take(node, "samples").latent)
@@ -419,17 +418,6 @@ _VERBS = {
     **dict.fromkeys(("SaveVideo", "SaveAnimatedWEBP", "SaveWEBM"), "save"),
     "PreviewImage": "preview",
 }
-
-
-def _find_inside(name: str, roots: list[Path]) -> Path | None:
-    """The first file of this name under these folders that truly lies in them."""
-    if wrong_name(name):
-        return None
-    for root in roots:
-        path = root / name.replace("\\", "/")
-        if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-            return path
-    return None
 
 
 def _latent_picture(latent: Tensor) -> np.ndarray:

@@ -1,0 +1,360 @@
+# %% [markdown]
+# # 02 · Start from noise
+#
+# | | |
+# |---|---|
+# | **After this lesson you can** | say the shape of a latent and why frames come as 4k + 1, make a video repeatable, tell what the noise decides and what the prompt, and walk between two seeds |
+# | **Time** | 40 minutes; the cells run in about one |
+# | **Needs** | any computer with 2 GB of free memory; no GPU, no account, 0 MB to download |
+# | **Where it stands** | the noise, before the denoising loop; lesson 03 takes it from there |
+
+# %% [markdown] tags=["colab"]
+# to be filled in by build.py
+
+# %% tags=["setup"]
+# to be filled in by build.py
+
+# %%
+show_place("noise")
+
+# %% [markdown]
+# ## Predict
+#
+# Two videos: the same noise with two prompts, and the same prompt with two noises. **Which pair will be more alike?**
+# Say what you expect to be shared: colours? the place of things? the motion?
+
+# %%
+import wan_tutorial as wan
+
+MODEL = "mini"  # on a machine that fits: "wan2.1-vace-14b-q3"
+PROMPT = "A sword embedded in a pile of burning wood, glowing embers, in a dark background"
+OTHER = "A lantern beside the fire, on a sea shore, blue flames"
+NEGATIVE = "bad quality, blurry, messy, chaotic"
+
+# %%
+pipe = wan.load(MODEL)
+size = pipe.entry.size
+sword, lantern = pipe.encode_text(PROMPT, NEGATIVE), pipe.encode_text(OTHER, NEGATIVE)
+
+# %% [markdown]
+# ## Look: the noise
+#
+# A seed is a number that a random generator starts from. The same seed gives the same noise on every machine, because it
+# is drawn on the processor in 32 bits; graphics cards count their random numbers differently.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+noise = pipe.draw_noise(seed=7)
+print("shape", tuple(noise.shape))
+print("first numbers", [round(number, 4) for number in noise.flatten()[:4].tolist()])
+
+# %% [markdown]
+# One sample, 16 channels, then frames, rows, columns. Here is the first of its frames, channel by channel:
+
+# %%
+from wan_tutorial.show import plot_channels, plot_histogram, show_figure
+
+show_figure(plot_channels(noise, title="Noise: the 16 channels of latent frame 0"))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print(f"mean {noise.mean():.3f}, standard deviation {noise.std():.3f}")
+
+# %% [markdown]
+# ## Look: a video among the latents
+#
+# What does a latent that means something look like? We take a rendered video from the world that the scale model was
+# trained on, and encode it.
+
+# %%
+from wan_tutorial.mini.world import brief_scene, draw_scene, render
+
+scenes = [brief_scene(1), *(draw_scene(seed) for seed in range(5))]
+videos = render(scenes, height=96, width=96, frames=13)
+latents = [pipe.encode(video) for video in videos]
+show_figure(plot_channels(latents[0], title="A video: the 16 channels of latent frame 0"))
+
+# %% [markdown]
+# **Notice** that you can make out the fire in most channels, each in its own way; lesson 06 asks what they mean. And the
+# numbers have about the same size as noise: that is no accident, the VAE is made so that they do.
+
+# %%
+show_figure(plot_histogram({"noise": noise, "a video": latents[0]}, title="How large the numbers are"))
+
+# %% [markdown]
+# ## Look: a preview for nothing
+#
+# Decoding takes most of a second. For a quick look, fit the best linear map from 16 channels to three colours, by least
+# squares on the six videos above. It is only 51 numbers, so it cannot be sharp.
+
+# %%
+from wan_tutorial.show import fit_projection, plot_pictures
+
+look = fit_projection(latents, list(videos))
+print(f"the linear map explains {look.explained:.0%} of the colours' variance")
+
+# %%
+pictures = [videos[0][0].numpy(), look(latents[0])[0].repeat(8, axis=0).repeat(8, axis=1), look(noise)[0].repeat(8, axis=0).repeat(8, axis=1)]
+labels = ["a video's first frame", "its latent, projected", "noise, projected"]
+show_figure(plot_pictures(pictures, labels=labels, columns=5, alt="A frame, its latent and noise, both projected"))
+
+# %% [markdown]
+# What if noise is decoded as it is, without a transformer?
+
+# %%
+from wan_tutorial.show import plot_strips
+
+show_figure(plot_strips({"noise, decoded": pipe.decode(noise)}, fps=pipe.entry.fps, alt="Decoded noise"))
+
+# %% [markdown]
+# Not television snow: the decoder makes shapes and colours of everything, as it has never learned anything else.
+#
+# ## Build: lengths that exist
+#
+# The VAE codes the first frame alone and then always four together, so a video has 1, 5, 9, 13, ... frames. Programs
+# that are asked for another length should offer the nearest. Write that; of two equally near ones take the larger.
+
+
+# %%
+def nearest_frames(frames):
+    """-> the nearest length of the form 4k + 1, at least 1"""
+    ...
+
+
+# %%
+from wan_tutorial.exercises.starts import check_mix, check_nearest_frames, check_walk_noise
+
+nearest_frames = check_nearest_frames(nearest_frames)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def nearest_frames(frames):
+#     return max(1, (frames - 1 + 2) // 4 * 4 + 1)
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for seconds in (1, 2, 5):
+    frames = nearest_frames(16 * seconds)
+    print(f"{seconds} s at 16 frames a second: {frames} frames, {(frames - 1) // 4 + 1} latent frames")
+
+# %% [markdown]
+# Five seconds are 81 frames: now you know where Wan's default comes from.
+#
+# ## Look: what does the noise decide, and what the prompt?
+#
+# Your prediction, tested: two prompts, two seeds, four videos.
+
+# %%
+made = {}
+for name, text in (("sword", sword), ("lantern", lantern)):
+    for seed in (7, 8):
+        *_, last = pipe.denoise(pipe.draw_noise(seed=seed), text, steps=10)
+        made[f"{name}, seed {seed}"] = pipe.decode(last.latent)
+
+# %%
+show_figure(plot_strips(made, fps=pipe.entry.fps, alt="Two prompts with two seeds each"))
+
+# %%
+from wan_tutorial.show import show_table
+
+names = list(made)
+rows = [[a, *(f"{(made[a] - made[b]).square().mean().sqrt():.2f}" for b in names)] for a in names]
+show_table(["difference (root mean square)", *names], rows)
+
+# %% [markdown]
+# <details><summary>What did you observe?</summary>
+#
+# The prompt decides what is there: subject, colours, setting. The noise decides what the prompt leaves open: where
+# things stand, how the flames curl. Pairs with one prompt should differ less than pairs with one seed: read it in the
+# table.
+#
+# </details>
+#
+# And the same seed twice is the same video, to the last bit:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+*_, again = pipe.denoise(pipe.draw_noise(seed=8), lantern, steps=10)
+print("same seed, same settings, same video:", bool((pipe.decode(again.latent) == made["lantern, seed 8"]).all()))
+
+# %% [markdown]
+# ## Build: between clean and noise
+#
+# All of this method stands on one line. At time t = 0 a latent is clean, at t = 1 it is noise, and between them it is
+# a mix of both. Write the mix.
+
+
+# %%
+def mix(clean, noise, t):
+    """-> the latent at time t"""
+    ...
+
+
+# %%
+mix = check_mix(mix)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def mix(clean, noise, t):
+#     return (1 - t) * clean + t * noise
+# ```
+#
+# </details>
+#
+# **Predict:** a video under 50 % noise: will you still see what it is?
+
+# %%
+times = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
+frames = [pipe.decode(mix(latents[0], noise, t))[6] for t in times]
+labels = [f"t = {t:g}" for t in times]
+show_figure(plot_pictures(frames, labels=labels, alt="One frame of a video under more and more noise"))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for t in (0.0, 0.5, 1.0):
+    mixed = mix(latents[0], noise, t)
+    print(f"t = {t:g}: standard deviation {mixed.std():.1f}")
+
+# %% [markdown]
+# **Notice** the middle: the mix is *quieter* than both ends, by about the root of one half. The model has learned each
+# time's loudness. It will matter in a moment.
+#
+# ## Explain
+#
+# **Training shows the model mixes at all times t and asks for the velocity, noise - clean. Why does it help that this is
+# the same number all along the line?**
+#
+# <details><summary>Answer</summary>
+#
+# Because the way from a noise to its video is then a straight line, and straight lines can be walked in few steps. (What
+# the model can answer is only the *mean* over all videos that could be behind a mix; that is why its ways bend after
+# all, and lesson 03 needs more than one step.)
+#
+# </details>
+#
+# ## Build: walk between two seeds
+#
+# A slider between two noises. A straight mix of two noises is too quiet half-way, as you just saw. So walk on the arc:
+# with theta the angle between them, weigh `a` by sin((1 - amount) theta) and `b` by sin(amount theta), and divide by
+# sin(theta).
+
+
+# %%
+def walk_noise(a, b, amount):
+    """-> noise between a (amount 0) and b (amount 1), as loud as both"""
+    ...
+
+
+# %%
+walk_noise = check_walk_noise(walk_noise)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# import math
+#
+#
+# def walk_noise(a, b, amount):
+#     cosine = (a * b).sum() / (a.norm() * b.norm())
+#     theta = math.acos(cosine)
+#     return (math.sin((1 - amount) * theta) * a + math.sin(amount * theta) * b) / math.sin(theta)
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+first, second = pipe.draw_noise(seed=7), pipe.draw_noise(seed=8)
+straight, arc = mix(first, second, 0.5), walk_noise(first, second, 0.5)
+print(f"half-way, straight: {straight.std():.2f}; on the arc: {arc.std():.2f}")
+
+# %% [markdown]
+# Drag through the walk: seven stops, each a video of its own, eight steps long.
+
+# %%
+from wan_tutorial.show import explore_pictures
+from wan_tutorial.show.video import film_strip
+
+stops, strips = (0.0, 0.25, 0.5, 0.75, 1.0), {}
+for amount in stops:
+    *_, last = pipe.denoise(walk_noise(first, second, amount), sword, steps=8)
+    strips[f"{amount:.0%} of the way"] = film_strip(pipe.decode(last.latent), 6, fps=pipe.entry.fps, frame_height=140)
+book = explore_pictures(strips, name="from seed 7 to 8", alt="A walk from seed 7 to seed 8: first, middle and last stop")
+
+# %% [markdown]
+# ## Break it
+#
+# What if the noise is as quiet as a straight mix makes it? **Predict** what is missing from the video.
+
+# %%
+loudness = {}
+for factor in (0.7, 1.0, 1.15):
+    *_, last = pipe.denoise(factor * noise, sword, steps=10)
+    loudness[f"noise times {factor:g}"] = pipe.decode(last.latent)
+show_figure(plot_strips(loudness, fps=pipe.entry.fps, alt="The same noise, too quiet, right and too loud"))
+
+# %%
+for name, video in loudness.items():
+    print(f"{name:16} sharpness {video.diff(dim=2).abs().mean():.4f}, contrast {video.std():.3f}")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The model believes what it is told: at sigma 1 it expects noise of spread 1. In quieter noise it finds less to work
+# with and takes the lack for smoothness; louder noise it takes for detail. Read it in sharpness and contrast above.
+#
+# </details>
+#
+# ## On the real model
+#
+# Every cell runs unchanged with `MODEL = "wan2.1-vace-14b-q3"` on a machine that fits. The shape there:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+real = wan.VideoSize(832, 480, 81)
+print("latent", real.latent_shape, "tokens", real.tokens)
+
+# %% [markdown]
+# The same seed gives the same noise in ComfyUI, if the size is the same: the draw is the same, on the processor, in
+# 32 bits. A reference image adds a latent frame in front and so changes the whole draw (lesson 08). Whether the real
+# model divides the work between prompt and noise as the scale model does has not been measured here.
+#
+# ## Recap
+#
+# - A latent has 16 channels, k + 1 frames for 4k + 1 frames of video, and an eighth of height and width.
+# - Seed and settings fix the video. The prompt decides what; the noise decides what the prompt leaves open.
+# - Time t mixes clean and noise in a straight line; between two noises walk on the arc, to stay as loud as noise.
+#
+# **1. A video has 14 frames. What is wrong, and what will a friendly program do?**
+#
+# <details><summary>Answer</summary>
+#
+# 14 is not 4k + 1. It will offer 13.
+#
+# </details>
+#
+# **2. You change the width from 96 to 112 and keep the seed. Is the noise the same in the left part?**
+#
+# <details><summary>Answer</summary>
+#
+# No. The generator fills the tensor row by row, so one column more moves every number after the first row.
+#
+# </details>
+#
+# **3. At which t is the mix of a video and noise quietest, if both have spread 1?**
+#
+# <details><summary>Answer</summary>
+#
+# At t = 0.5, where its spread is the root of 0.25 + 0.25, about 0.71.
+#
+# </details>
+#
+# **Next:** [03 · Watch noise become a video](03_watch_noise_become_a_video.ipynb)

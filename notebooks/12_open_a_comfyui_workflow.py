@@ -1,0 +1,300 @@
+# %% [markdown]
+# # 12 · Open a ComfyUI workflow
+#
+# | | |
+# |---|---|
+# | **After this lesson you can** | read a ComfyUI workflow as a graph of tensors, run it node by node, say what each setting in the file means, and send your own settings back to ComfyUI |
+# | **Time** | 30 minutes; the cells run in about one |
+# | **Needs** | any computer with 2 GB of free memory; no GPU, no ComfyUI, 0 MB to download |
+# | **Where it stands** | around the whole pipeline: the graph that its users see |
+#
+# People meet this model as boxes with wires between them. The boxes are the stages of this course; here you open the
+# graph and look at what flows.
+
+# %% [markdown] tags=["colab"]
+# to be filled in by build.py
+
+# %% tags=["setup"]
+# to be filled in by build.py
+
+# %%
+show_place("all")
+
+# %% [markdown]
+# ## Predict
+#
+# In the graph below, **which boxes do no work with numbers at all, and which one takes nearly all of the time?** Decide
+# before you run it.
+#
+# ## Look: a file becomes a graph
+
+# %%
+import wan_tutorial as wan
+from wan_tutorial.workflow import read_workflow
+from wan_tutorial.workflow.draw import show_workflow
+
+MODEL = "mini"  # on a machine that fits: "wan2.1-vace-14b-q3"
+workflow = read_workflow("../assets/workflows/t2v_workflow.json")
+show_workflow(workflow, title="Text to video")
+
+# %% [markdown]
+# Each box is a *node*, each wire a *link*, and the colour of a wire says what goes over it: violet a model, yellow a
+# text encoder (which ComfyUI calls CLIP), red a VAE, orange embeddings, pink latents, blue pictures. The file was made
+# for the real model, and ComfyUI opens it as it is.
+#
+# A file from somebody else deserves a look before it runs: does every node find its inputs, is anything unknown?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print(len(workflow.nodes), "nodes,", len(workflow.check()), "things to say about them")
+for node in workflow.plan():
+    print(f"{node.type:18} from", ", ".join(workflow.nodes[link.source].type for link in node.links.values()) or "a file")
+
+# %% [markdown]
+# That is the order in which they will run: each after all that feed it.
+#
+# ## Look: node by node
+#
+# The file asks for the real model's three files. The scale model has a counterpart for each, and says when it takes
+# one's place.
+
+# %%
+pipe = wan.load(MODEL)
+runs = []
+for done in workflow.run(pipe=pipe):
+    print(done)
+    runs.append(done)
+
+# %% [markdown]
+# **Notice** the nodes that take no time. They do not compute: `ModelSamplingSD3` writes down a number for the sampler,
+# and `WanVaceToVideo`, with nothing but words given, hands the prompts on and an empty latent of the right shape.
+#
+# Now the same graph again, with what each node gave: the shape at the start of each wire, the seconds in the titles.
+
+# %%
+show_workflow(workflow, runs, title="Text to video, after a run")
+
+# %% [markdown]
+# And as pictures. A latent is shown by its three main directions, embeddings as rows of numbers, one row for each token.
+
+# %%
+from wan_tutorial.show import plot_pictures, show_figure
+
+shown = {run.node.title: run.outputs[0].picture() for run in runs if run.outputs and run.outputs[0].picture() is not None}
+kept = {name: shown[name] for name in ("KSampler", "VAE Decode")}
+show_figure(plot_pictures(list(kept.values()), labels=list(kept), columns=4, alt="What two nodes made: a latent, a frame"))
+
+# %% [markdown]
+# Is it the same as `generate`? Take the settings out of the graph and ask.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from wan_tutorial.workflow.run import video_of
+
+positive, negative = (node.values["text"] for node in workflow.plan() if node.type == "CLIPTextEncode")
+result = pipe.generate(positive, negative=negative, seed=7, steps=20, guidance=6.0, shift=8.0, progress=False)
+print("largest difference:", (video_of(runs).frames - result.video).abs().max().item())
+
+# %% [markdown]
+# Zero. The graph and the five calls of lesson 00 are one thing, seen from two sides.
+#
+# ## Build: when may a node run?
+#
+# A graph engine is one question, asked of every node until all have run. Write it. `feeds[name]` holds the names of the
+# nodes that feed a node, `done` those that have run.
+
+
+# %%
+def can_run(name, feeds, done):
+    """-> True if it is this node's turn"""
+    ...
+
+
+# %%
+from wan_tutorial.exercises.graphs import check_can_run, check_ksampler_settings
+
+can_run = check_can_run(can_run)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def can_run(name, feeds, done):
+#     return name not in done and all(feeder in done for feeder in feeds[name])
+# ```
+#
+# </details>
+#
+# With it the engine is three lines. Does it find the same order?
+
+# %%
+feeds = {name: [link.source for link in node.links.values()] for name, node in workflow.nodes.items()}
+done = []
+while len(done) < len(feeds):
+    done.append(next(name for name in feeds if can_run(name, feeds, done)))
+print([workflow.nodes[name].type for name in done])
+
+# %% [markdown]
+# ## Build: read the file yourself
+#
+# A workflow is text. In the page's own format a node's settings are a bare list, in an order that only the node's
+# definition tells:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+import json
+
+document = json.load(open("../assets/workflows/t2v_workflow.json"))
+entry = next(node for node in document["nodes"] if node["type"] == "KSampler")
+print(entry["widgets_values"])
+
+# %% [markdown]
+# Take the seed, the steps, the cfg (our *guidance*) and the denoise out of such a list. Mind how many values there are.
+
+
+# %%
+def ksampler_settings(values):
+    """-> seed, steps, cfg, denoise"""
+    ...
+
+
+# %%
+# NBVAL_CHECK_OUTPUT
+ksampler_settings = check_ksampler_settings(ksampler_settings)
+print(ksampler_settings(entry["widgets_values"]))
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def ksampler_settings(values):
+#     return values[0], values[2], values[3], values[6]
+# ```
+#
+# </details>
+#
+# The other format, for programs that talk to ComfyUI's server, names everything and keeps no places:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from wan_tutorial.workflow.comfyui_json import to_api
+
+print(json.dumps(to_api(workflow)["8"], indent=1))
+
+# %% [markdown]
+# ## Explain
+#
+# **Why does the KSampler take its latent from `WanVaceToVideo`, when that latent is all zeros?** And **why does
+# `TrimVideoLatent` stand in this graph, when it cuts nothing off?**
+#
+# <details><summary>Answer</summary>
+#
+# The sampler only needs the shape: at denoise 1 it starts from pure noise, drawn from the seed in that shape. With a
+# reference image the latent has one more frame, put in front (lesson 08), and `trim_latent` says how many to cut off
+# again before decoding. Without one it is 0; the node stays, so that one graph serves both.
+#
+# </details>
+#
+# ## Look: the second graph
+#
+# The same with a LoRA, in the blue node, and a reference image.
+
+# %%
+second = read_workflow("../assets/workflows/t2v_workflow_lora.json")
+show_workflow(second, title="Text to video with a LoRA and a reference image")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for finding in second.check():
+    print(finding)
+
+# %% [markdown]
+# **Notice** three differences in the settings: the LoRA's strength of 0.3, four steps, and a cfg of 1. Lesson 07 shows
+# why they belong together, and what cfg 1 does to the negative prompt.
+
+# %%
+try:
+    for done in second.run(pipe=pipe):
+        print(done)
+except wan.WanError as error:
+    print(error)
+
+# %% [markdown]
+# ## Break it
+#
+# A wire to the wrong socket: the sampler gets the text encoder instead of the model. ComfyUI's page would not let you
+# draw it, but a file can say it.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from wan_tutorial.workflow.graph import Link
+
+broken = read_workflow("../assets/workflows/t2v_workflow.json")
+broken.nodes["6"].links["model"] = Link("2", 0)
+print(broken.check()[0])
+
+# %% [markdown]
+# And a file name that tries to leave its folder, as a file from a stranger might:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+broken = read_workflow("../assets/workflows/t2v_workflow.json")
+broken.set("VAELoader", "vae_name", "../../../etc/passwd")
+print(broken.check()[0])
+
+# %% [markdown]
+# Nothing in a workflow is ever executed here; a node type that this kit does not know is named and left alone.
+#
+# ## Back to ComfyUI
+#
+# Change the graph, or start from a result; either way a file comes out that ComfyUI opens with the same settings.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from wan_tutorial.workflow.comfyui_json import write_workflow
+from wan_tutorial.workflow.layout import workflow_of
+
+mine = workflow_of(result, model="wan2.1-vace-14b-q3")
+print(write_workflow(mine, "outputs/lesson_12.json").name)
+print(to_api(mine)["8"]["inputs"])
+
+# %% [markdown]
+# **Your own file:** put its name into `read_workflow` above. Nodes for text to video with Wan 2.1, VACE and LoRAs run;
+# others are named with what they feed.
+#
+# ## On the real model
+#
+# Set `MODEL` to `"wan2.1-vace-14b-q3"` on a machine that fits. Then nothing stands in: the loaders take the files that
+# the graph names, and the size is the graph's own. The printed seconds are the measurement; lesson 09 plans them first.
+#
+# ## Recap
+#
+# - A workflow is nodes, links and settings; running it is asking each node in an order in which its inputs are ready.
+# - Most nodes only write something down; the KSampler and the VAE do the work.
+# - In the page's format settings are a list whose order only the node's definition knows; the API format names them.
+#
+# **1. Two nodes in a file feed each other. What can a graph engine do?**
+#
+# <details><summary>Answer</summary>
+#
+# Nothing: neither's turn ever comes. This kit looks for circles when it reads a file and names the nodes in them.
+#
+# </details>
+#
+# **2. You bypass the Power Lora Loader. What do the nodes after it get?**
+#
+# <details><summary>Answer</summary>
+#
+# What went into it: its model input comes out as its model output, its clip input as its clip output, unchanged. A
+# bypassed node hands on whatever has the type of its outputs; a muted one hands on nothing.
+#
+# </details>
+#
+# **3. A colleague runs your workflow file with the same seed and gets another video. Name two reasons.**
+#
+# <details><summary>Answer</summary>
+#
+# Another model file under the same name (another quantisation, lesson 05), another size or length, so that the noise has
+# another shape, or a seed that was set to change after each run: `randomize` in the file.
+#
+# </details>

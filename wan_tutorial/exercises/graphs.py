@@ -1,0 +1,127 @@
+"""Exercises of lesson 12: when a node of a graph can run, and what the values in a workflow's file mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+
+
+def can_run(name: str, feeds: Mapping[str, Collection[str]], done: Collection[str]) -> bool:
+    """Whether a node's turn has come: it has not run yet, and every node that feeds it has."""
+    return name not in done and all(feeder in done for feeder in feeds[name])
+
+
+def ksampler_settings(values: Sequence[Any]) -> tuple[int, int, float, float]:
+    """Seed, steps, cfg and denoise from a KSampler's `widgets_values`."""
+    seed, _, steps, cfg, _, _, denoise = values
+    return seed, steps, cfg, denoise
+
+
+_FEEDS = {
+    "model": (),
+    "clip": (),
+    "vae": (),
+    "positive": ("clip",),
+    "negative": ("clip",),
+    "sampler": ("model", "positive", "negative"),
+    "decode": ("sampler", "vae"),
+}
+
+
+def _moments(generator: torch.Generator) -> list[tuple[Any, ...]]:
+    moments: list[set[str]] = [
+        set(),
+        {"clip"},
+        {"model", "clip", "vae"},
+        {"model", "clip", "vae", "positive"},
+    ]
+    moments += [set(_FEEDS) - {"decode", "sampler"}, set(_FEEDS) - {"decode"}, set(_FEEDS)]
+    return [(name, _FEEDS, frozenset(done)) for done in moments for name in _FEEDS]
+
+
+def _values(generator: torch.Generator) -> list[tuple[Any, ...]]:
+    seeds = torch.randint(1, 10**6, (6,), generator=generator).tolist()
+    rows = zip(seeds, ("fixed", "randomize", "increment") * 2, (20, 4, 8, 30, 6, 12), strict=True)
+    return [
+        ([seed, after, steps, 0.5 + steps / 4, "uni_pc", "simple", 1 / steps],) for seed, after, steps in rows
+    ]
+
+
+CAN_RUN = Exercise(
+    name="can_run",
+    solution=can_run,
+    inputs=_moments,
+    praise="That is all there is to a graph engine: ask this of every node until all have run.",
+    hints=(
+        "Two things must hold: the node itself has not run, and all that feed it have.",
+        "feeds[name] are the nodes that feed it; `all(...)` of an empty collection is True, as it should be for loaders.",
+        "name not in done and all(feeder in done for feeder in feeds[name])",
+    ),
+    misconceptions=(
+        Misconception(
+            "one feeder is enough",
+            lambda name, feeds, done: (
+                name not in done and (not feeds[name] or any(f in done for f in feeds[name]))
+            ),
+            "you let a node run when one of its feeders has; the KSampler needs the model and both prompts.",
+        ),
+        Misconception(
+            "runs again and again",
+            lambda name, feeds, done: all(feeder in done for feeder in feeds[name]),
+            "you let nodes run that have run already, so the loop would never end.",
+        ),
+        Misconception(
+            "loaders never start",
+            lambda name, feeds, done: (
+                name not in done and bool(feeds[name]) and all(f in done for f in feeds[name])
+            ),
+            "you ask that something feeds the node, but nothing feeds a loader, and it must be the first to run.",
+        ),
+    ),
+)
+
+KSAMPLER_SETTINGS = Exercise(
+    name="ksampler_settings",
+    solution=ksampler_settings,
+    inputs=_values,
+    praise="The value after the seed belongs to ComfyUI's page alone; scripts that forget it read 'fixed' as steps.",
+    hints=(
+        "There are seven values for six settings: look at the second.",
+        "The second says what the page does with the seed after a run. Steps are the third, cfg the fourth.",
+        "values[0], values[2], values[3], values[6]",
+    ),
+    misconceptions=(
+        Misconception(
+            "the page's value forgotten",
+            lambda values: (values[0], values[1], values[2], values[5]),
+            "you count as if there were six values; the second, such as 'fixed', is no setting of the sampler.",
+        ),
+        Misconception(
+            "cfg before steps",
+            lambda values: (values[0], values[3], values[2], values[6]),
+            "you take cfg for steps and steps for cfg: steps come first.",
+        ),
+        Misconception(
+            "denoise always 1",
+            lambda values: (values[0], values[2], values[3], 1.0),
+            "you leave denoise at 1, but it is the last of the values, and people do change it.",
+        ),
+    ),
+)
+
+
+def check_can_run(answer: Function, *, hint: int | None = None) -> Function:
+    """Mark `can_run(name, feeds, done)`."""
+    return check(CAN_RUN, answer, hint=hint)
+
+
+def check_ksampler_settings(answer: Function, *, hint: int | None = None) -> Function:
+    """Mark `ksampler_settings(values)`."""
+    return check(KSAMPLER_SETTINGS, answer, hint=hint)
+
+
+EXERCISES = (CAN_RUN, KSAMPLER_SETTINGS)
