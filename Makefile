@@ -40,9 +40,7 @@ test-full: $(READY)
 	@$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env -m ""
 
 notebooks: $(READY)
-	@for source in notebooks/*.py; do \
-		echo "$$source"; $(BIN)/jupytext --to notebook --execute --set-kernel python3 "$$source" || exit 1; \
-	done
+	@$(BIN)/python notebooks/build.py
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

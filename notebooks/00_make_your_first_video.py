@@ -1,3 +1,17 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
 # # 00 · Make your first video
 #
@@ -13,10 +27,22 @@
 # Everything you do with it you can do with the real one by changing one name.
 
 # %% [markdown] tags=["colab"]
-# to be filled in by build.py
+# *To open this lesson in Colab from a clone: run `pip wheel . --no-deps`, open
+# [Colab](https://colab.research.google.com) and upload this notebook; then upload `wan_tutorial-0.1.0-py3-none-any.whl` in its file panel.*
 
 # %% tags=["setup"]
-# to be filled in by build.py
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("wan_tutorial") is None:  # on Colab, once: the kit and what it needs
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "wan_tutorial-0.1.0-py3-none-any.whl"], check=True
+    )
+
+from wan_tutorial.show import show_machine, show_place
+
+show_machine()
 
 # %%
 show_place("all")
@@ -102,7 +128,9 @@ print(tuple(noise.shape), "that is", noise.numel(), "numbers")
 # %%
 steps = list(pipe.denoise(noise, text))
 for step in steps[::5]:
-    print(f"step {step.index:2}   sigma {step.sigma:.2f} -> {step.sigma_next:.2f}   spread {step.latent.std():.2f}")
+    print(
+        f"step {step.index:2}   sigma {step.sigma:.2f} -> {step.sigma_next:.2f}   spread {step.latent.std():.2f}"
+    )
 
 # %% [markdown]
 # *Sigma* is the share of noise in the latent: it falls from 1, all noise, to 0, none.
@@ -146,7 +174,11 @@ from wan_tutorial.show import plot_pictures
 shown = [steps[i] for i in (0, 4, 8, 11, 14, 17, 19)]
 guesses = [pipe.decode(step.clean_guess)[6] for step in shown]
 labels = [f"step {step.index}, sigma {step.sigma:.2f}" for step in shown]
-show_figure(plot_pictures(guesses, labels=labels, alt="The model's guess of frame 6 at seven steps, from blur to fire"))
+show_figure(
+    plot_pictures(
+        guesses, labels=labels, alt="The model's guess of frame 6 at seven steps, from blur to fire"
+    )
+)
 
 # %% [markdown]
 # **Notice** the order: where things are comes first, what they look like in detail comes last.
@@ -291,7 +323,9 @@ from wan_tutorial.transformer import TransformerShape, WanTransformer
 
 small, real = TransformerShape(**vars(pipe.transformer.shape)), TransformerShape()
 names = ("dim", "heads", "layers", "ffn_dim", "text_dim", "in_channels", "vace_blocks")
-show_table(["transformer", "scale model", "real model"], [[n, getattr(small, n), getattr(real, n)] for n in names])
+show_table(
+    ["transformer", "scale model", "real model"], [[n, getattr(small, n), getattr(real, n)] for n in names]
+)
 
 # %%
 import torch
@@ -320,7 +354,9 @@ show_table(["numbers learned", "scale model", "real model", "times as many"], ro
 from wan_tutorial.machine.weights import find_model
 
 entry = find_model("wan2.1-vace-14b-q3")
-rows = [[role, file.name, file.repository, f"{file.bytes / 1e9:.1f} GB"] for role, file in entry.files.items()]
+rows = [
+    [role, file.name, file.repository, f"{file.bytes / 1e9:.1f} GB"] for role, file in entry.files.items()
+]
 show_table(["role", "file", "from huggingface.co", "size"], rows)
 
 # %% [markdown]

@@ -1,3 +1,17 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
 # # 02 · Start from noise
 #
@@ -9,10 +23,22 @@
 # | **Where it stands** | the noise, before the denoising loop; lesson 03 takes it from there |
 
 # %% [markdown] tags=["colab"]
-# to be filled in by build.py
+# *To open this lesson in Colab from a clone: run `pip wheel . --no-deps`, open
+# [Colab](https://colab.research.google.com) and upload this notebook; then upload `wan_tutorial-0.1.0-py3-none-any.whl` in its file panel.*
 
 # %% tags=["setup"]
-# to be filled in by build.py
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("wan_tutorial") is None:  # on Colab, once: the kit and what it needs
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "wan_tutorial-0.1.0-py3-none-any.whl"], check=True
+    )
+
+from wan_tutorial.show import show_machine, show_place
+
+show_machine()
 
 # %%
 show_place("noise")
@@ -94,9 +120,14 @@ look = fit_projection(latents, list(videos))
 print(f"the linear map explains {look.explained:.0%} of the colours' variance")
 
 # %%
-pictures = [videos[0][0].numpy(), look(latents[0])[0].repeat(8, axis=0).repeat(8, axis=1), look(noise)[0].repeat(8, axis=0).repeat(8, axis=1)]
+pictures = [
+    videos[0][0].numpy(),
+    *(look(one)[0].repeat(8, axis=0).repeat(8, axis=1) for one in (latents[0], noise)),
+]
 labels = ["a video's first frame", "its latent, projected", "noise, projected"]
-show_figure(plot_pictures(pictures, labels=labels, columns=5, alt="A frame, its latent and noise, both projected"))
+show_figure(
+    plot_pictures(pictures, labels=labels, columns=5, alt="A frame, its latent and noise, both projected")
+)
 
 # %% [markdown]
 # What if noise is decoded as it is, without a transformer?
@@ -180,7 +211,10 @@ show_table(["difference (root mean square)", *names], rows)
 # %%
 # NBVAL_CHECK_OUTPUT
 *_, again = pipe.denoise(pipe.draw_noise(seed=8), lantern, steps=10)
-print("same seed, same settings, same video:", bool((pipe.decode(again.latent) == made["lantern, seed 8"]).all()))
+print(
+    "same seed, same settings, same video:",
+    bool((pipe.decode(again.latent) == made["lantern, seed 8"]).all()),
+)
 
 # %% [markdown]
 # ## Build: between clean and noise
@@ -277,7 +311,7 @@ straight, arc = mix(first, second, 0.5), walk_noise(first, second, 0.5)
 print(f"half-way, straight: {straight.std():.2f}; on the arc: {arc.std():.2f}")
 
 # %% [markdown]
-# Drag through the walk: seven stops, each a video of its own, eight steps long.
+# Drag through the walk: five stops, each a video of its own, eight steps long.
 
 # %%
 from wan_tutorial.show import explore_pictures
@@ -286,8 +320,12 @@ from wan_tutorial.show.video import film_strip
 stops, strips = (0.0, 0.25, 0.5, 0.75, 1.0), {}
 for amount in stops:
     *_, last = pipe.denoise(walk_noise(first, second, amount), sword, steps=8)
-    strips[f"{amount:.0%} of the way"] = film_strip(pipe.decode(last.latent), 6, fps=pipe.entry.fps, frame_height=140)
-book = explore_pictures(strips, name="from seed 7 to 8", alt="A walk from seed 7 to seed 8: first, middle and last stop")
+    strips[f"{amount:.0%} of the way"] = film_strip(
+        pipe.decode(last.latent), 6, fps=pipe.entry.fps, frame_height=140
+    )
+book = explore_pictures(
+    strips, name="from seed 7 to 8", alt="A walk from seed 7 to seed 8: first, middle and last stop"
+)
 
 # %% [markdown]
 # ## Break it

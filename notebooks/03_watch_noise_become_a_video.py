@@ -1,3 +1,17 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
 # # 03 · Watch noise become a video
 #
@@ -9,10 +23,22 @@
 # | **Where it stands** | the denoising loop, between noise and decoder; lesson 04 opens the transformer inside it |
 
 # %% [markdown] tags=["colab"]
-# to be filled in by build.py
+# *To open this lesson in Colab from a clone: run `pip wheel . --no-deps`, open
+# [Colab](https://colab.research.google.com) and upload this notebook; then upload `wan_tutorial-0.1.0-py3-none-any.whl` in its file panel.*
 
 # %% tags=["setup"]
-# to be filled in by build.py
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("wan_tutorial") is None:  # on Colab, once: the kit and what it needs
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "wan_tutorial-0.1.0-py3-none-any.whl"], check=True
+    )
+
+from wan_tutorial.show import show_machine, show_place
+
+show_machine()
 
 # %%
 show_place("denoise")
@@ -227,7 +253,10 @@ print("the same as the kit's euler:", difference.item() < 1e-3)
 from wan_tutorial.show import plot_trajectory
 
 other = pipe.encode_text("A green campfire in the snow, flat lighting", NEGATIVE)
-ways = {"the sword": runs["euler"], "a green fire in the snow": list(pipe.denoise(noise, other, sampler="euler"))}
+ways = {
+    "the sword": runs["euler"],
+    "a green fire in the snow": list(pipe.denoise(noise, other, sampler="euler")),
+}
 paths = {name: [noise, *(step.latent for step in steps)] for name, steps in ways.items()}
 show_figure(plot_trajectory(paths, title="One noise, two prompts"))
 
@@ -299,7 +328,11 @@ show_figure(plot_strips(guided, fps=pipe.entry.fps, alt="Guidance 1, 3, 6 and 12
 # %%
 from wan_tutorial.show import plot_bars
 
-show_figure(plot_bars(contrast, y="standard deviation of the finished latent", title="What guidance does to the numbers"))
+show_figure(
+    plot_bars(
+        contrast, y="standard deviation of the finished latent", title="What guidance does to the numbers"
+    )
+)
 
 # %% [markdown]
 # And the negative prompt? It is one of the two ends that guidance is measured from. Does it do anything? Four seeds
@@ -317,7 +350,9 @@ for name, words in (("with the negative prompt", NEGATIVE), ("with an empty one"
 
 # %%
 means = {name: sum(values) / len(values) for name, values in sharpness.items()}
-show_figure(plot_bars(means, y="mean difference between neighbouring pixels", title="Sharpness, mean of four seeds"))
+show_figure(
+    plot_bars(means, y="mean difference between neighbouring pixels", title="Sharpness, mean of four seeds")
+)
 pairs = zip(*sharpness.values(), strict=True)
 print("sharper with the negative prompt in", sum(a > b for a, b in pairs), "of 4 seeds")
 
@@ -356,7 +391,9 @@ for sampler in ("euler", "heun", "dpmpp_2m", "uni_pc"):
 # %%
 from wan_tutorial.show import plot_lines
 
-show_figure(plot_lines(errors, x="steps", y="relative error", title="How far from 200 steps", logarithmic=True))
+show_figure(
+    plot_lines(errors, x="steps", y="relative error", title="How far from 200 steps", logarithmic=True)
+)
 
 # %% [markdown]
 # **Notice** that heun asks the model twice in each step, so compare its 8 with the others' 16. And that *error* means
@@ -376,7 +413,11 @@ for name, sigmas in grids.items():
 # %%
 from wan_tutorial.show import plot_sigmas
 
-named = {"ComfyUI KSampler": grids["simple"], "diffusers": grids["diffusers"], "Wan's own code": grids["official"]}
+named = {
+    "ComfyUI KSampler": grids["simple"],
+    "diffusers": grids["diffusers"],
+    "Wan's own code": grids["official"],
+}
 show_figure(plot_sigmas(named, title="uni_pc, 6 steps, shift 8, in three programs"))
 
 # %%
@@ -384,7 +425,9 @@ same = {}
 for scheduler in ("simple", "diffusers"):
     final = [step.latent for step in pipe.denoise(noise, text, steps=6, scheduler=scheduler)][-1]
     same[f"6 steps, {scheduler}"] = pipe.decode(final)
-show_figure(plot_strips(same, fps=pipe.entry.fps, alt="The same settings on ComfyUI's and on diffusers' levels"))
+show_figure(
+    plot_strips(same, fps=pipe.entry.fps, alt="The same settings on ComfyUI's and on diffusers' levels")
+)
 
 # %% [markdown]
 # ## Look: denoise below 1
@@ -398,7 +441,9 @@ kept = {"given": given}
 for amount in (0.4, 0.7, 0.9):
     steps = pipe.denoise(noise, text, start=pipe.encode(given), denoise=amount, steps=8)
     kept[f"denoise {amount:g}"] = pipe.decode([step.latent for step in steps][-1])
-show_figure(plot_strips(kept, fps=pipe.entry.fps, alt="A given video, repainted with denoise 0.4, 0.7 and 0.9"))
+show_figure(
+    plot_strips(kept, fps=pipe.entry.fps, alt="A given video, repainted with denoise 0.4, 0.7 and 0.9")
+)
 
 # %% [markdown]
 # ## Break it
@@ -410,7 +455,9 @@ latent = noise
 for step in runs["euler"]:
     latent = latent + (step.sigma - step.sigma_next) * step.velocity
 wrong = {"against the velocity": pipe.decode(runs["euler"][-1].latent), "with it": pipe.decode(latent)}
-show_figure(plot_strips(wrong, fps=pipe.entry.fps, alt="The right sampler, and one that walks with the velocity"))
+show_figure(
+    plot_strips(wrong, fps=pipe.entry.fps, alt="The right sampler, and one that walks with the velocity")
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -1,3 +1,17 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
 # # 12 · Open a ComfyUI workflow
 #
@@ -12,10 +26,20 @@
 # graph and look at what flows.
 
 # %% [markdown] tags=["colab"]
-# to be filled in by build.py
+# *To open this lesson in Colab from a clone: run `pip wheel . --no-deps`, open
+# [Colab](https://colab.research.google.com) and upload this notebook; then upload `wan_tutorial-0.1.0-py3-none-any.whl` in its file panel.*
 
 # %% tags=["setup"]
-# to be filled in by build.py
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("wan_tutorial") is None:  # on Colab, once: the kit and what it needs
+    subprocess.run([sys.executable, "-m", "pip", "install", "wan_tutorial-0.1.0-py3-none-any.whl"], check=True)
+
+from wan_tutorial.show import show_machine, show_place
+
+show_machine()
 
 # %%
 show_place("all")
@@ -100,12 +124,12 @@ print("largest difference:", (video_of(runs).frames - result.video).abs().max().
 #
 # ## Build: when may a node run?
 #
-# A graph engine is one question, asked of every node until all have run. Write it. `feeds[name]` holds the names of the
-# nodes that feed a node, `done` those that have run.
+# A graph engine is one question, asked of every node until all have run. Write it. `feeders` are the names of the nodes
+# that feed this one, `done` those that have run.
 
 
 # %%
-def can_run(name, feeds, done):
+def can_run(name, feeders, done):
     """-> True if it is this node's turn"""
     ...
 
@@ -119,8 +143,8 @@ can_run = check_can_run(can_run)
 # <details><summary>Solution</summary>
 #
 # ```python
-# def can_run(name, feeds, done):
-#     return name not in done and all(feeder in done for feeder in feeds[name])
+# def can_run(name, feeders, done):
+#     return name not in done and all(feeder in done for feeder in feeders)
 # ```
 #
 # </details>
@@ -131,7 +155,7 @@ can_run = check_can_run(can_run)
 feeds = {name: [link.source for link in node.links.values()] for name, node in workflow.nodes.items()}
 done = []
 while len(done) < len(feeds):
-    done.append(next(name for name in feeds if can_run(name, feeds, done)))
+    done.append(next(name for name in feeds if can_run(name, feeds[name], done)))
 print([workflow.nodes[name].type for name in done])
 
 # %% [markdown]

@@ -58,7 +58,9 @@ def lessons(numbers: list[str] | None = None) -> list[Path]:
 
 def address() -> str | None:
     """The repository's address, from pyproject.toml's project URLs; None until there is one."""
-    found = re.search(r'^\s*[Rr]epository\s*=\s*"([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    found = re.search(
+        r'^\s*[Rr]epository\s*=\s*"([^"]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
     return found[1].rstrip("/") if found else None
 
 
@@ -113,7 +115,9 @@ def build(path: Path, *, timeout: int = 900) -> Path:
     renew_source(path)
     notebook = read_source(path)
     started = time.perf_counter()
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}})
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
+    )
     client.execute()
     clean(notebook)
     text = nbformat.writes(notebook) + "\n"

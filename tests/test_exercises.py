@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from wan_tutorial import noise, sizes
-from wan_tutorial.exercises import first, marking, prompts, starts, steps
+from wan_tutorial.exercises import first, graphs, marking, prompts, starts, steps
 from wan_tutorial.exercises.marking import Exercise, Misconception, agrees, check, mark
 from wan_tutorial.quantization import dequantize_fp8, quantize_fp8
 from wan_tutorial.sampling.schedules import shift_time
 from wan_tutorial.sampling.solvers import euler
 from wan_tutorial.sizes import VideoSize
 
-MODULES = (first, prompts, starts, steps)
+MODULES = (first, prompts, starts, steps, graphs)
 EXERCISES = [exercise for module in MODULES for exercise in module.EXERCISES]
 WRONG = [(exercise, wrong) for exercise in EXERCISES for wrong in exercise.misconceptions]
 
@@ -41,7 +41,9 @@ def test_there_are_three_hints_three_misconceptions_and_a_checker(exercise):
 
 
 @pytest.mark.parametrize(("exercise", "wrong"), WRONG, ids=lambda one: one.name)
-def test_a_wrong_answer_runs_has_the_right_shape_and_is_told_what_it_did(exercise: Exercise, wrong: Misconception):
+def test_a_wrong_answer_runs_has_the_right_shape_and_is_told_what_it_did(
+    exercise: Exercise, wrong: Misconception
+):
     inputs = exercise.inputs(torch.Generator().manual_seed(0))
     for arguments in inputs:
         assert marking._wrong_kind(exercise.solution(*arguments), wrong.function(*arguments)) is None
@@ -86,7 +88,10 @@ def test_hints_come_one_by_one_and_all_on_request(capsys):
     [
         (lambda latent, velocity, sigma, sigma_next: latent / "2", "TypeError"),
         (lambda latent: latent, "TypeError"),
-        (lambda latent, velocity, sigma, sigma_next: latent.mean(), "a tensor of shape (1, 16, 2, 3, 4), not ()"),
+        (
+            lambda latent, velocity, sigma, sigma_next: latent.mean(),
+            "a tensor of shape (1, 16, 2, 3, 4), not ()",
+        ),
         (lambda latent, velocity, sigma, sigma_next: 3, "a tensor of shape (1, 16, 2, 3, 4), not 3"),
         (lambda latent, velocity, sigma, sigma_next: latent * 0, "one of its numbers is"),
         (lambda latent, velocity, sigma, sigma_next: latent * float("nan"), "one of its numbers is"),
@@ -120,7 +125,9 @@ def test_numbers_tuples_and_truths_are_told_apart():
 def test_sizes_are_the_packages_own():
     for width, height, frames in first.SIZES:
         if height % 16 == 0:
-            assert first.latent_shape(width, height, frames) == VideoSize(width, height, frames).latent_shape[1:]
+            assert (
+                first.latent_shape(width, height, frames) == VideoSize(width, height, frames).latent_shape[1:]
+            )
     for frames in range(1, 100):
         assert starts.nearest_frames(frames) == sizes.nearest_frames(frames)
 

@@ -6,6 +6,7 @@ That they run, and that their marked outputs come out the same, is nbval's to te
 import ast
 import importlib.util
 import inspect
+import pkgutil
 import re
 import statistics
 from pathlib import Path
@@ -13,13 +14,17 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from wan_tutorial.exercises import first, prompts, starts, steps
+from wan_tutorial import exercises
 from wan_tutorial.exercises.marking import mark
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-EXERCISES = {exercise.name: exercise for module in (first, prompts, starts, steps) for exercise in module.EXERCISES}
+MODULES = [
+    importlib.import_module(f"{exercises.__name__}.{m.name}")
+    for m in pkgutil.iter_modules(exercises.__path__)
+]
+EXERCISES = {exercise.name: exercise for module in MODULES for exercise in getattr(module, "EXERCISES", ())}
 
 spec = importlib.util.spec_from_file_location("build", NOTEBOOKS / "build.py")
 build = importlib.util.module_from_spec(spec)
@@ -57,9 +62,8 @@ def test_source_and_notebook_are_the_same_lesson(source):
 @sources
 def test_shared_cells_are_as_they_should_be(source):
     shared = build.common_cells(source.stem)
-    found = {
-        tag: cell.source for cell in build.read_source(source).cells for tag in cell.metadata.get("tags", []) if tag in shared
-    }
+    cells = build.read_source(source).cells
+    found = {tag: cell.source for cell in cells for tag in cell.metadata.get("tags", []) if tag in shared}
     assert found == shared, "run `python notebooks/build.py --sources`"
 
 
@@ -72,14 +76,19 @@ def test_a_lesson_has_its_card_and_its_sections(source):
     places = [re.search(rf"^## {section}", text, re.MULTILINE) for section in SECTIONS]
     assert all(places), [section for section, place in zip(SECTIONS, places, strict=True) if not place]
     recap = text[places[-1].start() :]
-    assert len(re.findall(r"^\*\*\d\. ", recap, re.MULTILINE)) == 3 == recap.count("<summary>Answer</summary>")
+    assert (
+        len(re.findall(r"^\*\*\d\. ", recap, re.MULTILINE)) == 3 == recap.count("<summary>Answer</summary>")
+    )
     assert text.count("<details>") == text.count("</details>")
 
 
 @sources
 def test_code_cells_are_short(source):
     cells = code_cells(build.read_source(source))
-    lengths = [len([line for line in cell.splitlines() if line.strip() and not line.startswith("#")]) for cell in cells]
+    lengths = [
+        len([line for line in cell.splitlines() if line.strip() and not line.startswith("#")])
+        for cell in cells
+    ]
     assert statistics.median(lengths) <= 6, lengths
     assert max(lengths) <= 20, cells[lengths.index(max(lengths))]
 
@@ -133,7 +142,7 @@ def test_links_lead_somewhere(source):
 
 @sources
 def test_folded_solutions_are_right_and_stubs_are_empty(source):
-    """Each exercise of a lesson has an empty stub in a cell and a folded solution in the text that passes its checker."""
+    """Each exercise of a lesson has an empty stub in a cell, and a folded solution that passes its checker."""
     notebook = build.read_source(source)
     solutions: dict[str, object] = {}
     for block in FENCE.findall(words(notebook)):
@@ -145,13 +154,15 @@ def test_folded_solutions_are_right_and_stubs_are_empty(source):
     for name in asked:
         assert mark(EXERCISES[name], solutions[name]).mark == "right", name
         stubs = [cell for cell in code_cells(notebook) if re.search(rf"^def {name}\(", cell, re.MULTILINE)]
-        assert len(stubs) == 1 and stubs[0].rstrip().endswith("..."), f"the stub of {name} should end with ..."
+        assert len(stubs) == 1 and stubs[0].rstrip().endswith("..."), (
+            f"the stub of {name} should end with ..."
+        )
 
 
 def test_every_exercise_is_asked_somewhere_and_there_are_enough():
     text = "\n".join(source.read_text() for source in SOURCES)
     assert len(EXERCISES) >= 9
-    if len(SOURCES) >= 4:
+    if len(SOURCES) >= 4:  # lessons 00 to 03, whose exercises these are
         assert not [name for name in EXERCISES if f"check_{name}(" not in text]
 
 
@@ -175,7 +186,9 @@ def test_the_builder_stores_pictures_as_images_and_drops_what_belongs_to_one_run
     live = {build.WIDGET_VIEW: {"model_id": "1"}, "image/png": "BBBB", "text/plain": "a slider"}
     widget = nbformat.v4.new_output("display_data", live)
     bar = nbformat.v4.new_output("stream", name="stderr", text="steps 3/20")
-    cell = nbformat.v4.new_code_cell("x", outputs=[picture, widget, bar], metadata={"execution": {"iopub": 1}})
+    cell = nbformat.v4.new_code_cell(
+        "x", outputs=[picture, widget, bar], metadata={"execution": {"iopub": 1}}
+    )
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
     build.clean(notebook)
     first, second = notebook.cells[0].outputs
@@ -194,7 +207,9 @@ def test_the_builder_refuses_what_names_this_machine_or_is_too_large():
 def test_badges_come_from_the_one_address(monkeypatch):
     monkeypatch.setattr(build, "address", lambda: "https://github.com/someone/kit")
     cells = build.common_cells("00_a_lesson")
-    assert "colab.research.google.com/github/someone/kit/blob/main/notebooks/00_a_lesson.ipynb" in cells["colab"]
+    assert (
+        "colab.research.google.com/github/someone/kit/blob/main/notebooks/00_a_lesson.ipynb" in cells["colab"]
+    )
     assert "git+https://github.com/someone/kit" in cells["setup"]
     monkeypatch.setattr(build, "address", lambda: None)
     cells = build.common_cells("00_a_lesson")

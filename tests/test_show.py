@@ -1,9 +1,12 @@
-"""Pictures: every plot returns a figure with words, shows what it was given, and stays readable; maths by known answers."""
+"""Pictures: every plot returns a figure with words and shows what it was given; the maths by known answers."""
 
 import io
 import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from PIL import Image
 from wan_tutorial import show
 from wan_tutorial.errors import WanError
 from wan_tutorial.sampling.denoise import SamplingSettings
-from wan_tutorial.show import curves, diagram, latents, strips, style, text_maps
+from wan_tutorial.show import curves, diagram, latents, strips, style, text_maps, widgets
 
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.AMBER, style.SKY, style.PINK)
 FLOW = diagram.Flow((64, 256), (1, 16, 4, 12, 12), (13, 96, 96, 3), SamplingSettings())
@@ -35,7 +38,9 @@ FIGURES = {
     "histogram": lambda: latents.plot_histogram({"noise": normal(1, 16, 4, 12, 12)}, title="Values"),
     "sigmas": lambda: curves.plot_sigmas({"one": [1, 0.8, 0]}, current=1, title="Levels"),
     "shift": lambda: curves.plot_shift([1, 8]),
-    "lines": lambda: curves.plot_lines({"a": ([1, 2], [3, 4])}, x="steps", y="error", title="Error", logarithmic=True),
+    "lines": lambda: curves.plot_lines(
+        {"a": ([1, 2], [3, 4])}, x="steps", y="error", title="Error", logarithmic=True
+    ),
     "bars": lambda: curves.plot_bars({"a": 1.0, "b": 0.5}, y="error", title="Error", spread={"a": 0.1}),
     "trajectory": lambda: curves.plot_trajectory({"a": [normal(1, 16, 2, 4, 4, seed=i) for i in range(4)]}),
     "tokens": lambda: text_maps.plot_tokens(["\u2581a", "\u2581sword", "</s>"], [3, 4, 1], length=64),
@@ -107,8 +112,11 @@ def test_a_figure_is_shown_with_its_words(monkeypatch):
     caught = shown(monkeypatch)
     show.show_figure(FIGURES["sigmas"]())
     show.show_figure(FIGURES["strips"](), alt='flames & "logs"')
-    assert "alt=\"Levels." in caught[0]["text/html"] and "image/png" in caught[0]["text/html"]
-    assert 'alt="flames &amp; &quot;logs&quot;"' in caught[1]["text/html"] and "image/jpeg" in caught[1]["text/html"]
+    assert 'alt="Levels.' in caught[0]["text/html"] and "image/png" in caught[0]["text/html"]
+    assert (
+        'alt="flames &amp; &quot;logs&quot;"' in caught[1]["text/html"]
+        and "image/jpeg" in caught[1]["text/html"]
+    )
     assert caught[1]["text/plain"] == 'flames & "logs"'
     with pytest.raises(ValueError, match="alternative text"):
         show.show_figure(style.new_figure(1))
@@ -129,7 +137,11 @@ def test_line_drawings_with_few_colours_are_small():
 def test_the_machine_is_described_without_a_path(capsys):
     show.show_machine()
     told = capsys.readouterr().out
-    assert told.count("\n") == 3 and "Scale model: all lessons run here" in told and "/" not in told.split("Real")[0]
+    assert (
+        told.count("\n") == 3
+        and "Scale model: all lessons run here" in told
+        and "/" not in told.split("Real")[0]
+    )
 
 
 def test_parameters_count_once_and_without_memory():
@@ -188,7 +200,9 @@ def test_the_plane_is_that_of_the_largest_differences():
 
 def test_cosines_are_right():
     a = np.array([[1.0, 0], [0, 2]])
-    np.testing.assert_allclose(show.cosine_matrix(a, np.array([[3.0, 0], [1, 1]])), [[1, 2**-0.5], [0, 2**-0.5]])
+    np.testing.assert_allclose(
+        show.cosine_matrix(a, np.array([[3.0, 0], [1, 1]])), [[1, 2**-0.5], [0, 2**-0.5]]
+    )
 
 
 # ------------------------------------------------------------------------------------------ what pictures say
@@ -210,7 +224,14 @@ def test_words_of_a_schedule_say_where_it_passes_the_middle():
 
 def test_the_workflow_tells_its_shapes_and_its_stage():
     words = diagram.plot_workflow(FLOW, at="noise").get_label()
-    for part in ("(64, 256)", "(1, 16, 4, 12, 12)", "(13, 96, 96, 3)", "uni_pc", "20 times", "The stage noise"):
+    for part in (
+        "(64, 256)",
+        "(1, 16, 4, 12, 12)",
+        "(13, 96, 96, 3)",
+        "uni_pc",
+        "20 times",
+        "The stage noise",
+    ):
         assert part in words
 
 
@@ -229,15 +250,120 @@ def test_jpeg_and_html_round_trip():
     picture = np.full((8, 8, 3), 200, np.uint8)
     data = style.to_jpeg(picture)
     assert abs(np.asarray(Image.open(io.BytesIO(data))).astype(int) - 200).max() <= 3
-    assert re.fullmatch(r'<img src="data:image/jpeg;base64,[^"]+" alt="x" width="5">', style.to_html(data, kind="jpeg", alt="x", width=5))
+    page = style.to_html(data, kind="jpeg", alt="x", width=5)
+    assert re.fullmatch(r'<img src="data:image/jpeg;base64,[^"]+" alt="x" width="5">', page)
 
 
 def test_every_name_of_show_is_there_and_importing_it_loads_nothing():
     for names in show._HOMES.values():
         for name in names:
             assert getattr(show, name) is not None and name in dir(show)
-    code = "import sys, wan_tutorial.show, wan_tutorial.exercises; print('matplotlib' in sys.modules, 'torch' in sys.modules)"
+    heavy = "'matplotlib' in sys.modules, 'torch' in sys.modules"
+    code = f"import sys, wan_tutorial.show, wan_tutorial.exercises; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
     with pytest.raises(AttributeError):
         _ = show.missing
+
+
+# ------------------------------------------------------------------------------------------------------ widgets
+
+
+def fake_steps(count: int = 6, seed: int = 0) -> list:
+    from wan_tutorial.sampling.solvers import euler
+
+    clean = normal(1, 16, 4, 12, 12, seed=seed)
+    levels = torch.linspace(1, 0, count + 1)
+    return list(
+        euler(lambda latent, sigma: (latent - clean) / sigma, normal(1, 16, 4, 12, 12, seed=9), levels)
+    )
+
+
+def look(latent: torch.Tensor) -> np.ndarray:
+    return latent[0, :3].permute(1, 2, 3, 0).clamp(-1, 1).numpy()
+
+
+def test_dragging_the_scrubber_shows_the_picture_of_that_step_at_once(monkeypatch):
+    caught = shown_widget(monkeypatch)
+    runs = {"one": fake_steps(), "two": fake_steps(seed=1)}
+    book = widgets.explore_steps(runs, look)
+    slider, image, label = (book.parts[name] for name in ("slider", "image", "label"))
+    assert len(set(book.pictures)) == 6 and slider.max == 5
+    started = time.perf_counter()
+    for place in (0, 5, 2):
+        slider.value = place
+        assert image.value == book.pictures[place]
+        assert label.value.startswith(f"step {place} of 6")
+    assert (time.perf_counter() - started) / 3 < 0.1
+    data, metadata = caught[0]
+    assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/jpeg", "text/plain"}
+    assert metadata["image/jpeg"]["alt"] == data["text/plain"] and "one, two" in data["text/plain"]
+
+
+def shown_widget(monkeypatch) -> list[tuple[dict, dict]]:
+    caught: list[tuple[dict, dict]] = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda data, metadata, raw: caught.append((data, metadata))
+    )
+    return caught
+
+
+def test_the_scrubber_needs_steps():
+    with pytest.raises(WanError, match="at least one run"):
+        widgets.draw_steps({"empty": []}, look)
+
+
+def test_speed_is_how_much_the_guess_of_a_frame_changed():
+    steps = fake_steps()
+    assert show.frame_speeds(steps, 0) == [0.0] * 4
+    assert max(show.frame_speeds(steps, 3)) < 1e-4  # this velocity always knows the clean latent
+    moved = replace(
+        steps[3], velocity=steps[3].velocity.index_add(2, torch.tensor([1]), torch.ones(1, 16, 1, 12, 12))
+    )
+    speeds = show.frame_speeds([*steps[:3], moved], 3)
+    assert speeds[1] == pytest.approx(moved.sigma, rel=1e-3) and speeds[0] < 1e-4
+
+
+def test_the_explorer_runs_with_its_sliders_shows_progress_and_says_errors(monkeypatch):
+    shown_widget(monkeypatch)
+    asked = []
+
+    def run(**settings):
+        asked.append(settings)
+        if settings["guidance"] == 13:
+            raise WanError("Thirteen is too much.")
+        return iter(fake_steps(settings["steps"]))
+
+    board = widgets.explore_sampling(run, look, steps=3)
+    before = board.parts["image"].value
+    board.controls["guidance"].value, board.controls["steps"].value = 2.0, 4
+    board.parts["button"].click()
+    assert asked[-1] == {"guidance": 2.0, "shift": 8.0, "steps": 4}
+    assert board.parts["image"].value != before and board.parts["bar"].value == 1.0
+    board.controls["guidance"].value = 13
+    board.parts["button"].click()
+    assert board.parts["label"].value == "Thirteen is too much." and not board.parts["button"].disabled
+
+
+def test_word_surgery_changes_the_rows_of_that_word_alone(monkeypatch):
+    shown_widget(monkeypatch)
+    pieces = ("\u2581a", "\u2581sword", "f", "ish", "\u2581sword", ",", "</s>")
+    embedding = torch.ones(9, 4)
+    text = SimpleNamespace(pieces=pieces, embedding=embedding)
+    assert widgets.find_word(pieces, "sword") == [(1, 2), (4, 5)]
+    assert widgets.find_word(pieces, "Swordfish") == [(1, 4)]
+    changed = show.scale_word(text, "swordfish", 0.0)
+    assert changed.sum(dim=1).tolist() == [4, 0, 0, 0, 4, 4, 4, 4, 4] and embedding.sum() == 36
+    with pytest.raises(WanError, match="not in the prompt"):
+        show.scale_word(text, "axe", 0.0)
+    seen = []
+
+    def encode(prompt):
+        seen.append(prompt)
+        return SimpleNamespace(pieces=tuple("\u2581" + word for word in prompt.split()), embedding=embedding)
+
+    board = widgets.explore_words("a sword burns", encode, lambda rows: iter(fake_steps(2)), look)
+    board.controls["swap"].value = "lantern"
+    board.parts["button"].click()
+    assert seen == ["a sword burns", "a lantern burns"]
+    assert board.parts["label"].value == ""

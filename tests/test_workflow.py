@@ -252,10 +252,20 @@ def test_without_a_shift_node_the_models_own_holds_and_webp_is_an_output(pipe):
     }  # fmt: skip
     workflow = parse_workflow(json.dumps(api))
     assert "plain words" in workflow.check()[0].words and not workflow.check()[0].problem
-    runs = list(workflow.run(pipe=pipe))
-    assert any("48x32x1 becomes 96x96x13" in words for run in runs for words in run.words)
-    expected = pipe.generate("a (fire:1.2)", seed=3, steps=2, guidance=1.0, sampler="euler", progress=False)
-    assert torch.equal(video_of(runs).frames, expected.video)
+    said = (words for run in workflow.run(pipe=pipe) for words in run.words)
+    assert (
+        "48x32x1 becomes 96x96x13, the size that the model mini paints." in said
+    )  # looks no further than that
+    workflow.set("UNETLoader", "unet_name", "small-Q3_K.gguf")
+    options = {
+        "size": VideoSize(48, 32, 1),
+        "steps": 2,
+        "guidance": 1.0,
+        "sampler": "euler",
+        "progress": False,
+    }
+    expected = pipe.generate("a (fire:1.2)", seed=3, **options)
+    assert torch.equal(video_of(list(workflow.run(pipe=pipe))).frames, expected.video)
 
 
 def test_a_result_becomes_a_workflow_and_the_same_result_again(pipe):
@@ -288,6 +298,10 @@ def test_what_cannot_run_is_said_before_or_where_it_stops(pipe, tmp_path, docume
     workflow = small(read_workflow(PLAIN))
     workflow.set("WanVaceToVideo", "width", 40)
     with pytest.raises(WanError, match="multiple of 16 pixels, not 40"):
+        list(workflow.run(pipe=pipe))
+    for name in ("width", "height"):
+        workflow.set("WanVaceToVideo", name, 16384)
+    with pytest.raises(WanError, match="2097152 tokens: no Wan model paints more than 500000"):
         list(workflow.run(pipe=pipe))
     workflow = small(read_workflow(PLAIN))
     workflow.set("UnetLoaderGGUF", "unet_name", "flux1-dev.gguf")
@@ -529,11 +543,11 @@ def test_large_graphs_are_checked_in_no_time():
         str(i): {"class_type": "PreviewImage", "inputs": {"images": [str(i - 1000), 0]}}
         for i in range(1000, 2000)
     }
-    began = time.perf_counter()
+    began = time.process_time()
     workflow = parse_workflow(json.dumps(chain))
     assert any(finding.problem for finding in workflow.check())
     assert len(to_api(workflow)) == 2000 and len(to_ui(workflow)["nodes"]) == 2000
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 5
     with pytest.raises(WanError, match="room for 300 nodes"):
         draw_workflow(workflow)
 

@@ -5,6 +5,7 @@
     prompts.py     lesson 01: cosine similarity, eight-bit numbers, padding
     starts.py      lesson 02: noise and frames
     steps.py       lesson 03: velocity, Euler, guidance, shift
+    graphs.py      lesson 12: when a node runs, what a workflow's values mean
 
 Every checker prints its verdict, never raises, and returns a function that works: the learner's where it is right, the
 kit's own where it is not yet, so that a lesson runs to its end either way.

@@ -22,7 +22,7 @@ LATENT_SHAPE = Exercise(
     name="latent_shape",
     solution=latent_shape,
     inputs=lambda generator: SIZES,
-    praise="16 channels, one latent frame for the first frame and one for every four that follow, 8 x 8 pixels to a cell.",
+    praise="16 channels, one latent frame for the first frame and one for every four after it, 8 x 8 pixels to a cell.",
     hints=(
         "The first frame is coded alone; after it, every four frames become one latent frame.",
         "So 13 frames are 1 + 4 + 4 + 4: four latent frames. And the order is channels, frames, rows, columns.",
@@ -56,7 +56,7 @@ SQUEEZE = Exercise(
     name="squeeze",
     solution=squeeze,
     inputs=lambda generator: SIZES,
-    praise="A long video comes near 48: 8 x 8 pixels by 4 frames by 3 colours become 16 numbers. One picture alone: 12.",
+    praise="A long video comes near 48: 8 x 8 pixels by 4 frames by 3 colours become 16 numbers. A picture alone: 12.",
     hints=(
         "Count the numbers of the video, count the numbers of the latent, divide.",
         "The video has frames x height x width x 3 numbers; the latent's shape is what latent_shape gives.",
@@ -76,7 +76,7 @@ SQUEEZE = Exercise(
         Misconception(
             "upside down",
             lambda width, height, frames: 1 / squeeze(width, height, frames),
-            "you divide the latent by the video. Asked is how many numbers of the video stand behind one of the latent.",
+            "you divide the latent by the video. Asked is how many numbers of the video one of the latent stands for.",
         ),
         Misconception(
             "always 48",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,9 @@ import torch
 from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
 
 
-def can_run(name: str, feeds: Mapping[str, Collection[str]], done: Collection[str]) -> bool:
+def can_run(name: str, feeders: Collection[str], done: Collection[str]) -> bool:
     """Whether a node's turn has come: it has not run yet, and every node that feeds it has."""
-    return name not in done and all(feeder in done for feeder in feeds[name])
+    return name not in done and all(feeder in done for feeder in feeders)
 
 
 def ksampler_settings(values: Sequence[Any]) -> tuple[int, int, float, float]:
@@ -40,7 +40,7 @@ def _moments(generator: torch.Generator) -> list[tuple[Any, ...]]:
         {"model", "clip", "vae", "positive"},
     ]
     moments += [set(_FEEDS) - {"decode", "sampler"}, set(_FEEDS) - {"decode"}, set(_FEEDS)]
-    return [(name, _FEEDS, frozenset(done)) for done in moments for name in _FEEDS]
+    return [(name, _FEEDS[name], tuple(sorted(done))) for done in moments for name in _FEEDS]
 
 
 def _values(generator: torch.Generator) -> list[tuple[Any, ...]]:
@@ -58,26 +58,24 @@ CAN_RUN = Exercise(
     praise="That is all there is to a graph engine: ask this of every node until all have run.",
     hints=(
         "Two things must hold: the node itself has not run, and all that feed it have.",
-        "feeds[name] are the nodes that feed it; `all(...)` of an empty collection is True, as it should be for loaders.",
-        "name not in done and all(feeder in done for feeder in feeds[name])",
+        "feeders are the nodes that feed it; `all(...)` of nothing is True, as it should be for loaders.",
+        "name not in done and all(feeder in done for feeder in feeders)",
     ),
     misconceptions=(
         Misconception(
             "one feeder is enough",
-            lambda name, feeds, done: (
-                name not in done and (not feeds[name] or any(f in done for f in feeds[name]))
-            ),
+            lambda name, feeders, done: name not in done and (not feeders or any(f in done for f in feeders)),
             "you let a node run when one of its feeders has; the KSampler needs the model and both prompts.",
         ),
         Misconception(
             "runs again and again",
-            lambda name, feeds, done: all(feeder in done for feeder in feeds[name]),
+            lambda name, feeders, done: all(feeder in done for feeder in feeders),
             "you let nodes run that have run already, so the loop would never end.",
         ),
         Misconception(
             "loaders never start",
-            lambda name, feeds, done: (
-                name not in done and bool(feeds[name]) and all(f in done for f in feeds[name])
+            lambda name, feeders, done: (
+                name not in done and bool(feeders) and all(f in done for f in feeders)
             ),
             "you ask that something feeds the node, but nothing feeds a loader, and it must be the first to run.",
         ),
@@ -115,7 +113,7 @@ KSAMPLER_SETTINGS = Exercise(
 
 
 def check_can_run(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `can_run(name, feeds, done)`."""
+    """Mark `can_run(name, feeders, done)`."""
     return check(CAN_RUN, answer, hint=hint)
 
 

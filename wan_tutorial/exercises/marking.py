@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 Function = Callable[..., Any]
+EMPTY = "Replace the ... and run this cell again; the lesson goes on."
 TOLERANCE = 1e-4  # relative: an answer in other words may round differently
 
 
@@ -76,7 +77,9 @@ def _print_hints(exercise: Exercise, levels: range) -> None:
 def mark(exercise: Exercise, answer: Function) -> Verdict:
     """Compare an answer with the solution on every input; the first difference decides."""
     if not callable(answer):
-        return Verdict("wrong", f"Not yet: pass the function itself, check(... {exercise.name}), not what it returns.")
+        return Verdict(
+            "wrong", f"Not yet: pass the function itself, check(... {exercise.name}), not what it returns."
+        )
     inputs = list(exercise.inputs(torch.Generator().manual_seed(0)))
     for arguments in inputs:
         problem = _compare(exercise, answer, arguments)
@@ -96,7 +99,7 @@ def _compare(exercise: Exercise, answer: Function, arguments: tuple[Any, ...]) -
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         return Verdict("wrong", f"Not yet: {exercise.name}({_say_all(arguments)}) stops with {told}")
     if given is None or given is Ellipsis:
-        return Verdict("empty", f"{exercise.name} is still empty. Replace the ... and run this cell again; the lesson goes on.")
+        return Verdict("empty", f"{exercise.name} is still empty. {EMPTY}")
     shape = _wrong_kind(expected, given)
     if shape:
         return Verdict("wrong", f"Not yet: {exercise.name}({_say_all(arguments)}) should return {shape}.")
@@ -105,7 +108,9 @@ def _compare(exercise: Exercise, answer: Function, arguments: tuple[Any, ...]) -
     return None
 
 
-def _explain(exercise: Exercise, answer: Function, inputs: Sequence[tuple[Any, ...]], problem: Verdict) -> Verdict:
+def _explain(
+    exercise: Exercise, answer: Function, inputs: Sequence[tuple[Any, ...]], problem: Verdict
+) -> Verdict:
     """Where the answer agrees everywhere with a known misconception, say which."""
     for wrong in exercise.misconceptions:
         if all(_agrees_on(wrong.function, answer, arguments) for arguments in inputs):
@@ -149,7 +154,11 @@ def _wrong_kind(expected: Any, given: Any) -> str | None:
     if isinstance(expected, tuple):
         if not isinstance(given, tuple | list | torch.Size):
             return f"{len(expected)} numbers in a tuple, not {_say(given)}"
-        return None if len(given) == len(expected) else f"{len(expected)} numbers, not {len(given)}: {tuple(given)}"
+        return (
+            None
+            if len(given) == len(expected)
+            else f"{len(expected)} numbers, not {len(given)}: {tuple(given)}"
+        )
     if isinstance(expected, bool):
         return None if isinstance(given, bool) else f"True or False, not {_say(given)}"
     number = isinstance(given, int | float) or (isinstance(given, Tensor) and given.numel() == 1)
@@ -161,7 +170,9 @@ def _say_difference(name: str, arguments: tuple[Any, ...], expected: Any, given:
     if isinstance(expected, Tensor) and expected.numel() > 8:
         place = (given.double() - expected.double()).abs().flatten().argmax()
         want, got = expected.flatten()[place].item(), given.flatten()[place].item()
-        return f"{call} has the right shape, but one of its numbers is {got:.4g} where it should be {want:.4g}."
+        return (
+            f"{call} has the right shape, but one of its numbers is {got:.4g} where it should be {want:.4g}."
+        )
     return f"{call} gives {_say(given)}, and it should be {_say(expected)}."
 
 

@@ -14,7 +14,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fp8_value(byte: int, scale: float) -> float:
-    """What one byte of a scaled float8_e4m3fn weight stands for: sign, 4 bits of exponent, 3 of fraction, times scale."""
+    """What a byte of a scaled float8_e4m3fn weight stands for: sign, 4 bits of exponent, 3 of fraction, times scale."""
     sign = -1 if byte & 0b1000_0000 else 1
     exponent, fraction = byte >> 3 & 0b1111, byte & 0b111
     if exponent == 0:
@@ -40,11 +40,13 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 COSINE = Exercise(
     name="cosine",
     solution=cosine,
-    inputs=lambda g: [(torch.tensor([3.0, 4.0]), torch.tensor([4.0, 3.0]))]
-    + [(_normal(g, 64) * scale, _normal(g, 64) + 0.3) for scale in (1.0, 5.0, 0.2)],
+    inputs=lambda g: (
+        [(torch.tensor([3.0, 4.0]), torch.tensor([4.0, 3.0]))]
+        + [(_normal(g, 64) * scale, _normal(g, 64) + 0.3) for scale in (1.0, 5.0, 0.2)]
+    ),
     praise="Length does not matter, only direction: a vector and ten times it have cosine 1.",
     hints=(
-        "Multiply number by number and add up: that is large when two vectors point the same way. Then take length out.",
+        "Multiply number by number and add up: large when two vectors point the same way. Then take length out.",
         "The length of a vector is a.norm(). Divide by both lengths.",
         "(a * b).sum() / (a.norm() * b.norm())",
     ),
@@ -80,9 +82,11 @@ COSINE = Exercise(
 FP8_VALUE = Exercise(
     name="fp8_value",
     solution=fp8_value,
-    inputs=lambda g: [(0b0_0111_000, 1.0), (0b1_0111_100, 0.5), (0b0_0000_011, 0.25), (0b0_1111_110, 1.0)]
-    + [(int(b), 0.01) for b in torch.randint(0, 0b0111_1111, (12,), generator=g)],
-    praise="One byte, 8 bits: a sign, 16 powers of two, 8 places between each and the next; the scale sets the size of all.",
+    inputs=lambda g: (
+        [(0b0_0111_000, 1.0), (0b1_0111_100, 0.5), (0b0_0000_011, 0.25), (0b0_1111_110, 1.0)]
+        + [(int(b), 0.01) for b in torch.randint(0, 0b0111_1111, (12,), generator=g)]
+    ),
+    praise="Eight bits: a sign, 16 powers of two, 8 places between each and the next; the scale sets the size of all.",
     hints=(
         "The three lowest bits are the fraction, the four above them the exponent, the highest is the sign.",
         "The exponent is stored plus 7, and a 1 stands before the fraction, unless the exponent is 0: then the number "
@@ -98,8 +102,14 @@ FP8_VALUE = Exercise(
         ),
         Misconception(
             "hidden one forgotten",
-            lambda byte, scale: fp8_value(byte, scale)
-            - (0 if byte >> 3 & 15 == 0 else (-1 if byte & 128 else 1) * 2 ** ((byte >> 3 & 15) - 7) * scale),
+            lambda byte, scale: (
+                fp8_value(byte, scale)
+                - (
+                    0
+                    if byte >> 3 & 15 == 0
+                    else (-1 if byte & 128 else 1) * 2 ** ((byte >> 3 & 15) - 7) * scale
+                )
+            ),
             "you forget the 1 before the fraction: it is not stored, as it is always there (1.fraction).",
         ),
         Misconception(
@@ -109,7 +119,9 @@ FP8_VALUE = Exercise(
         ),
         Misconception(
             "no small numbers",
-            lambda byte, scale: (-1 if byte & 128 else 1) * (1 + (byte & 7) / 8) * 2 ** ((byte >> 3 & 15) - 7) * scale,
+            lambda byte, scale: (
+                (-1 if byte & 128 else 1) * (1 + (byte & 7) / 8) * 2 ** ((byte >> 3 & 15) - 7) * scale
+            ),
             "exponent 0 is special: there the 1 before the fraction is missing, so that 0 itself can be written.",
         ),
         Misconception(
@@ -123,7 +135,9 @@ FP8_VALUE = Exercise(
 PAD = Exercise(
     name="pad",
     solution=pad,
-    inputs=lambda g: [(_normal(g, tokens, 8), length) for tokens, length in ((3, 8), (1, 5), (8, 8), (5, 16))],
+    inputs=lambda g: [
+        (_normal(g, tokens, 8), length) for tokens, length in ((3, 8), (1, 5), (8, 8), (5, 16))
+    ],
     praise="The transformer sees `length` rows whatever the prompt; the ones after the words are zero.",
     hints=(
         "How many rows are missing? Make them of zeros and put them after the words.",
@@ -138,7 +152,9 @@ PAD = Exercise(
         ),
         Misconception(
             "last row again",
-            lambda embedding, length: torch.cat([embedding, embedding[-1:].expand(length - len(embedding), -1)]),
+            lambda embedding, length: torch.cat(
+                [embedding, embedding[-1:].expand(length - len(embedding), -1)]
+            ),
             "you fill up with the last row, so the end of the sentence is said many times over. Fill with zeros.",
         ),
         Misconception(

@@ -85,7 +85,7 @@ MIX = Exercise(
         Misconception(
             "noise added on top",
             lambda clean, noise, t: clean + t * noise,
-            "you add noise on top of the clean latent, as older diffusion models do; at t = 1 nothing of it may be left.",
+            "you add noise on top of the clean latent, as older models do; at t = 1 nothing of it may be left.",
         ),
         Misconception(
             "roots",
@@ -103,8 +103,10 @@ MIX = Exercise(
 WALK_NOISE = Exercise(
     name="walk_noise",
     solution=walk_noise,
-    inputs=lambda g: [(torch.randn(40, generator=g), torch.randn(40, generator=g), x) for x in (0.5, 0.2, 0.9)],
-    praise="Half-way the spread is still 1, where a straight mix would have 0.71: the model has never seen noise so quiet.",
+    inputs=lambda g: [
+        (torch.randn(40, generator=g), torch.randn(40, generator=g), x) for x in (0.5, 0.2, 0.9)
+    ],
+    praise="Half-way the spread is still 1. A straight mix would have 0.71, and the model has never seen such noise.",
     hints=(
         "Find the angle theta between a and b from their cosine; math.acos turns a cosine into an angle.",
         "Weigh a by sin((1 - amount) theta) and b by sin(amount theta), and divide by sin(theta).",
@@ -124,8 +126,9 @@ WALK_NOISE = Exercise(
         ),
         Misconception(
             "not divided",
-            lambda a, b, amount: walk_noise(a, b, amount)
-            * math.sin(math.acos(((a * b).sum() / (a.norm() * b.norm())).item())),
+            lambda a, b, amount: (
+                walk_noise(a, b, amount) * math.sin(math.acos(((a * b).sum() / (a.norm() * b.norm())).item()))
+            ),
             "the division by sin(theta) is missing: at amount 0 this is not quite a.",
         ),
     ),

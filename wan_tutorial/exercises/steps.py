@@ -76,7 +76,7 @@ CLEAN_GUESS = Exercise(
     name="clean_guess",
     solution=clean_guess,
     inputs=lambda g: [(*_latents(g, 2), sigma) for sigma in (0.9, 0.5, 0.1)],
-    praise="The model's idea of the finished video, at any moment. At sigma 1 it is a blur: the mean of all it can imagine.",
+    praise="The model's idea of the finished video, at any moment. At sigma 1 a blur: the mean of all that may be.",
     hints=(
         "An Euler step that goes all the way: where does the line stand at noise level 0?",
         "From sigma to 0 the level changes by -sigma.",
@@ -125,12 +125,12 @@ GUIDE = Exercise(
         Misconception(
             "from the positive",
             lambda positive, negative, guidance: positive + guidance * (positive - negative),
-            "you start at the positive velocity; so guidance 6 acts like 7, and 1 is not neutral. Start at the negative.",
+            "you start at the positive velocity; so 6 acts like 7, and 1 is not neutral. Start at the negative.",
         ),
         Misconception(
             "positive only",
             lambda positive, negative, guidance: guidance * positive,
-            "you make the positive velocity longer and ignore the negative: everything moves too far, in no better direction.",
+            "you make the positive velocity longer and ignore the negative: all moves too far, in no better direction.",
         ),
         Misconception(
             "difference only",
@@ -174,7 +174,7 @@ SHIFT_TIME = Exercise(
         Misconception(
             "a power",
             lambda t, shift: t ** (1 / shift),
-            "a power bends time too, and keeps 0 and 1, but it is another curve: with shift 8, 0.5 becomes 0.89, not 0.92.",
+            "a power bends time too, and keeps 0 and 1, but along another curve: shift 8 makes 0.5 0.89, not 0.92.",
         ),
     ),
 )

@@ -6,7 +6,8 @@ that name the attribute's values, as CLIP does it. In: videos (N, F, H, W, 3) in
 or features. The camera's move is not asked of the judge but measured, by `measure_camera`.
 
 The network is transformers' `CLIPModel` with two changes: it sees a frame together with its difference from the next
-one (chaos is a matter of motion), and convolutions cut the picture into patches, because they learn from few pictures.
+one (chaos is a matter of motion), and its eye is convolutional, as in CLIP's first models: trained on few pictures, a
+vision transformer of the same size told colours and settings, and nothing else.
 """
 
 import math
@@ -17,10 +18,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
-from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
+from transformers import CLIPConfig, CLIPModel
 
 from ..errors import WanError
 from .captions import VOCABULARY, WORDS, words_in
@@ -94,6 +95,34 @@ def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]
     return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.GELU()
 
 
+class Eye(nn.Module):
+    """What CLIP's vision tower reads: one token (B, 1, width), a summary that convolutions make of the picture."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(4),  # (B, 96, 24, 24)
+            *_convolve(96, 96),
+            Residual(96),
+            *_convolve(96, width, stride=2),  # (B, width, 12, 12)
+            Residual(width),
+        )
+        self.summary = nn.Linear(2 * width, width)
+
+    def look(self, pairs: Tensor) -> Tensor:
+        """(B, 6, 96, 96) -> (B, 2 width): what is there on the whole, and what is there most."""
+        picture = self.stem(pairs)
+        return torch.cat((picture.mean((2, 3)), picture.amax((2, 3))), dim=1)
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        self.seen = self.look(pixel_values)  # training's heads read it too
+        return self.summary(self.seen)[:, None]
+
+
+def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.GELU()
+
+
 class PictureTokens(CLIPVisionEmbeddings):
     """What CLIP's vision tower reads: 6 x 6 tokens and a class token, which begins as a summary of the picture."""
 
@@ -112,7 +141,9 @@ class PictureTokens(CLIPVisionEmbeddings):
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         picture = self.stem(pixel_values)
-        self.seen = torch.cat((picture.mean((2, 3)), picture.amax((2, 3))), dim=1)  # training's heads read it too
+        self.seen = torch.cat(
+            (picture.mean((2, 3)), picture.amax((2, 3))), dim=1
+        )  # training's heads read it too
         patches = self.patch_embedding(picture).flatten(2).mT  # (B, 36, width)
         tokens = torch.cat(((self.class_embedding + self.summary(self.seen))[:, None], patches), dim=1)
         return tokens + self.position_embedding(self.position_ids)
@@ -120,18 +151,18 @@ class PictureTokens(CLIPVisionEmbeddings):
 
 def new_clip() -> CLIPModel:
     """The judge's network with random weights, about 3 million."""
-    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 0, "num_attention_heads": 4}
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
     text |= {"vocab_size": END + 1, "max_position_embeddings": TEXT_LENGTH}
     text |= {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
-    vision |= {"image_size": SIDE, "patch_size": 16, "num_channels": 6}
+    vision |= {"image_size": SIDE, "patch_size": 96, "num_channels": 6}
     vision["hidden_act"] = text["hidden_act"] = "gelu"
     config = CLIPConfig(
         text_config=text, vision_config=vision, projection_dim=128, logit_scale_init_value=3.0
     )
     config._attn_implementation = "eager"  # trains twice as fast on a CPU
     clip = CLIPModel(config)
-    clip.vision_model.embeddings = PictureTokens(config.vision_config)
+    clip.vision_model.embeddings = Eye(192)
     return clip
 
 
@@ -232,13 +263,12 @@ def load_judge(path: Path | str | None = None) -> Judge:
     if not path.exists():
         raise WanError(f"No judge at {path}: train one with `python -m wan_tutorial.mini.train_judge`.")
     clip = new_clip()
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
     try:
-        clip.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WanError(
-            f"{path} is not this package's judge: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        tensors = load_file(path)
+        clip.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WanError(f"{path} is not this package's judge: {reason}") from error
     return Judge.of(clip.requires_grad_(False))
 
 

@@ -161,7 +161,11 @@ def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, bat
         return disturb(pairs).contiguous(memory_format=torch.channels_last), scenes
 
     budget = Budget(minutes, learning_rate=2e-3, warmup_steps=60, weight_decay=0.05, save_minutes=1)
-    average = train(task, lambda step: task(*draw(), dice), budget=budget, folder=folder)
+    towers = (task.clip.text_model.encoder, task.clip.vision_model.encoder)
+    matrices = [p for tower in towers for p in tower.parameters() if p.ndim == 2]  # Muon: words settle far sooner
+    average = train(
+        task, lambda step: task(*draw(), dice), budget=budget, folder=folder, orthogonal=matrices
+    )
     return calibrate(average.clip, (draw()[0] for _ in range(60)))
 
 

@@ -23,7 +23,14 @@ _HOMES = {
     "strips": ("plot_pictures", "plot_strips"),
     "style": ("show_figure", "show_picture", "show_table"),
     "text_maps": ("cosine_matrix", "plot_cosines", "plot_prompt_map", "plot_tokens"),
-    "widgets": ("explore_pictures", "explore_sampling", "explore_steps", "frame_speeds"),
+    "widgets": (
+        "explore_pictures",
+        "explore_sampling",
+        "explore_steps",
+        "explore_words",
+        "frame_speeds",
+        "scale_word",
+    ),
     "video": ("film_strip", "show_video", "to_frames", "write_video"),
 }
 

@@ -31,13 +31,20 @@ def plot_sigmas(schedules: Mapping[str, Numbers], *, current: int | None = None,
     for under, (name, sigmas) in enumerate(schedules.items()):
         levels = _numbers(sigmas)
         wide = 1.4 + 1.5 * (len(schedules) - 1 - under)  # where curves coincide, the lower ones still show
-        look = {"color": style.CYCLE[under], "lw": wide, "ms": wide + 2.2, "label": name}
-        axes.plot(levels, marker="o", clip_on=False, **look)
-        told.append(f"{name}: {len(levels) - 1} steps from {levels[0]:.2f} to {levels[-1]:.2f}, {_half(levels)}")
+        colour = style.CYCLE[under]
+        axes.plot(levels, marker="o", clip_on=False, color=colour, lw=wide, ms=wide + 2.2, label=name)
+        told.append(
+            f"{name}: {len(levels) - 1} steps from {levels[0]:.2f} to {levels[-1]:.2f}, {_half(levels)}"
+        )
     if current is not None:
         _mark_step(axes, _numbers(next(iter(schedules.values()))), current)
     longest = max(len(_numbers(sigmas)) for sigmas in schedules.values()) - 1
-    axes.set(xlabel="step", ylabel="sigma: share of noise", ylim=(-0.02, 1.04), xlim=(-0.02 * longest, longest * 1.02))
+    axes.set(
+        xlabel="step",
+        ylabel="sigma: share of noise",
+        ylim=(-0.02, 1.04),
+        xlim=(-0.02 * longest, longest * 1.02),
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.legend(loc="lower left")
@@ -76,7 +83,9 @@ def plot_shift(shifts: Sequence[float], *, title: str = "What shift does to time
         axes.plot(t, shifted, color=colour, clip_on=False)
         across = 1 / (1 + np.sqrt(shift))  # where the curve crosses the falling diagonal
         label = {"boxstyle": "round,pad=0.15", "fc": style.PAPER, "ec": "none"}
-        axes.text(across, 1 - across, f"{shift:g}", ha="center", va="center", fontsize=8, color=colour, bbox=label)
+        axes.text(
+            across, 1 - across, f"{shift:g}", ha="center", va="center", fontsize=8, color=colour, bbox=label
+        )
     axes.set(xlabel="time without shift", ylabel="sigma with shift", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.grid()
     style.title(axes, title)
@@ -112,7 +121,9 @@ def plot_lines(
 
 
 @style.styled
-def plot_bars(values: Mapping[str, float], *, y: str, title: str = "", spread: Mapping[str, float] | None = None):
+def plot_bars(
+    values: Mapping[str, float], *, y: str, title: str = "", spread: Mapping[str, float] | None = None
+):
     """One bar for each {name: value}, lying, with its number; `spread` adds an error bar."""
     figure = style.new_figure(0.62 + 0.34 * len(values), width=style.WIDTH * 0.75)
     axes = figure.subplots()
@@ -129,11 +140,15 @@ def plot_bars(values: Mapping[str, float], *, y: str, title: str = "", spread: M
     axes.spines["left"].set_visible(False)
     axes.set(xlabel=y, xlim=(min(0, *values.values()), 1.12 * reach))
     style.title(axes, title)
-    return style.describe(figure, f"{title}. {y}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + ".")
+    return style.describe(
+        figure, f"{title}. {y}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + "."
+    )
 
 
 @style.styled
-def plot_trajectory(paths: Mapping[str, Sequence[Tensor]], *, title: str = "", guesses: bool = False) -> Figure:
+def plot_trajectory(
+    paths: Mapping[str, Sequence[Tensor]], *, title: str = "", guesses: bool = False
+) -> Figure:
     """The way of latents from noise to video, {name: latents in order}, in the plane where they differ most.
 
     All paths share the plane. With `guesses`, the paths are clean guesses, which begin in the middle and spread.
@@ -147,17 +162,29 @@ def plot_trajectory(paths: Mapping[str, Sequence[Tensor]], *, title: str = "", g
         way = places[start : start + len(path)]
         start += len(path)
         axes.plot(*way.T, color=colour, lw=1.4, label=name, zorder=2)
-        axes.scatter(*way.T, s=np.linspace(10, 34, len(way)), color=colour, zorder=3, edgecolor="white", lw=0.6)
+        axes.scatter(
+            way[:, 0],
+            way[:, 1],
+            s=np.linspace(10, 34, len(way)),
+            color=colour,
+            zorder=3,
+            edgecolor="white",
+            lw=0.6,
+        )
         axes.plot(*way[0], "o", ms=10, mfc="none", mec=colour, mew=1.4)
         axes.plot(*way[-1], "*", ms=14, color=colour, mec="white", mew=0.8, zorder=4)
-    axes.set(xlabel=f"first direction ({shares[0]:.0%} of the differences)", ylabel=f"second ({shares[1]:.0%})")
+    axes.set(
+        xlabel=f"first direction ({shares[0]:.0%} of the differences)", ylabel=f"second ({shares[1]:.0%})"
+    )
     axes.set_aspect("equal", adjustable="datalim")
     axes.grid()
     axes.legend(loc="best")
     first = "first guess" if guesses else "noise"
     style.title(axes, title, note=f"ring: {first}; star: finished")
     words = f"{title or 'Trajectories'}: {len(flat)} paths of {', '.join(str(len(p)) for p in flat.values())} points"
-    return style.describe(figure, f"{words} in the plane of their two main directions, from a ring to a star.")
+    return style.describe(
+        figure, f"{words} in the plane of their two main directions, from a ring to a star."
+    )
 
 
 def _numbers(values: Numbers) -> np.ndarray:
@@ -199,7 +226,8 @@ def plot_field(
         style.bare(axes)
         axes.set_title(f"time {t:g}", fontsize=9, loc="left")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-    words = f"arrows towards clean at times {', '.join(f'{t:g}' for t in times)}; {starts} walks from noise end at the stars"
+    at = ", ".join(f"{t:g}" for t in times)
+    words = f"arrows towards clean at times {at}; {starts} walks from noise end at the stars"
     return style.describe(figure, f"{title or 'Velocity field'}: {len(data)} data points as stars, {words}.")
 
 

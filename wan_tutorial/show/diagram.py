@@ -53,14 +53,21 @@ def plot_workflow(flow: Flow, *, at: str | None = None, frames: np.ndarray | Non
     page.note("positive prompt", 0.10, 3.40, 1.30, 0.44, style.WORDS, "text")
     page.note("negative prompt", 0.10, 2.70, 1.30, 0.44, style.WORDS, "text")
     page.note("seed", 0.10, 0.98, 1.30, 0.44, style.GREY, "noise")
-    page.box("Text encoder", ("UMT5",), 1.92, 2.70, 1.30, 1.14, style.EMBEDDINGS, "text", flow.file("text_encoder"))
+    page.box(
+        "Text encoder", ("UMT5",), 1.92, 2.70, 1.30, 1.14, style.EMBEDDINGS, "text", flow.file("text_encoder")
+    )
     page.box("Draw noise", ("torch, on the CPU",), 1.92, 0.76, 1.30, 0.88, style.LATENTS, "noise")
-    page.box("VAE decoder", ("latent to pixels",), 7.80, 0.76, 1.30, 0.88, style.PIXELS, "decode", flow.file("vae"))
+    page.box(
+        "VAE decoder", ("latent to pixels",), 7.80, 0.76, 1.30, 0.88, style.PIXELS, "decode", flow.file("vae")
+    )
 
     page.frame(4.46, 0.50, 2.06, 3.58, "denoise")
     page.heading("Denoise", f"{flow.settings.steps} steps", 4.46, 2.06, 3.85, "denoise")
     page.box("Transformer", ("which way is noise?",), 4.62, 2.62, 1.74, 0.98, style.WORK, "denoise")
-    words = (f"{flow.settings.sampler}, {flow.settings.scheduler}", f"guidance {flow.settings.guidance:g}, shift {flow.settings.shift:g}")
+    words = (
+        f"{flow.settings.sampler}, {flow.settings.scheduler}",
+        f"guidance {flow.settings.guidance:g}, shift {flow.settings.shift:g}",
+    )
     page.box("Solver", words, 4.62, 0.72, 1.74, 0.98, style.WORK, "denoise")
     page.loop(5.08, 5.90, 1.70, 2.62)
     page.file(flow.file("transformer"), 5.49, 0.33, "denoise")
@@ -95,11 +102,32 @@ def plot_place(at: str) -> Figure:
         on = key in lit
         x = 0.08 + index * 2.0
         face = colour if on else "white"
-        box = FancyBboxPatch((x, 0.12), 1.5, 0.46, boxstyle="round,pad=0,rounding_size=0.1", fc=face, ec=colour if on else style.FAINT, lw=1.2)
+        box = FancyBboxPatch(
+            (x, 0.12),
+            1.5,
+            0.46,
+            boxstyle="round,pad=0,rounding_size=0.1",
+            fc=face,
+            ec=colour if on else style.FAINT,
+            lw=1.2,
+        )
         axes.add_patch(box)
-        axes.text(x + 0.75, 0.345, name, ha="center", va="center", fontsize=9, color="white" if on else style.GREY, fontweight="bold" if on else "normal")
+        axes.text(
+            x + 0.75,
+            0.345,
+            name,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if on else style.GREY,
+            fontweight="bold" if on else "normal",
+        )
         if index < len(names) - 1:
-            axes.add_patch(FancyArrowPatch((x + 1.55, 0.35), (x + 1.95, 0.35), arrowstyle="-|>", mutation_scale=8, color=style.FAINT))
+            axes.add_patch(
+                FancyArrowPatch(
+                    (x + 1.55, 0.35), (x + 1.95, 0.35), arrowstyle="-|>", mutation_scale=8, color=style.FAINT
+                )
+            )
     return style.describe(figure, f"Where this lesson stands among {', '.join(STAGES)}: {', '.join(lit)}.")
 
 
@@ -112,22 +140,56 @@ class _Page:
     def alpha(self, stage: str) -> float:
         return 1.0 if self.at in (None, "all", stage) else 0.25
 
-    def box(self, name: str, lines: tuple[str, ...], x: float, y: float, w: float, h: float, colour: str, stage: str, file: str = ""):
+    def box(
+        self,
+        name: str,
+        lines: tuple[str, ...],
+        x: float,
+        y: float,
+        w: float,
+        h: float,
+        colour: str,
+        stage: str,
+        file: str = "",
+    ):
         alpha = self.alpha(stage)
         self._round(x, y, w, h, colour, alpha, rounding=0.09)
         middle, top = x + w / 2, y + h / 2 + 0.1 * len(lines)
-        self.axes.text(middle, top, name, ha="center", va="center", color="white", fontsize=10.5, fontweight="bold", alpha=alpha)
+        self.axes.text(
+            middle,
+            top,
+            name,
+            ha="center",
+            va="center",
+            color="white",
+            fontsize=10.5,
+            fontweight="bold",
+            alpha=alpha,
+        )
         for row, line in enumerate(lines, start=1):
-            self.axes.text(middle, top - 0.205 * row - 0.01, line, ha="center", va="center", color="white", fontsize=8, alpha=alpha)
+            self.axes.text(
+                middle,
+                top - 0.205 * row - 0.01,
+                line,
+                ha="center",
+                va="center",
+                color="white",
+                fontsize=8,
+                alpha=alpha,
+            )
         self.file(file, middle, y - 0.17, stage)
 
     def file(self, name: str, x: float, y: float, stage: str):
         if name:
-            self.axes.text(x, y, name, ha="center", va="center", fontsize=6.8, color=style.GREY, alpha=self.alpha(stage))
+            self.axes.text(
+                x, y, name, ha="center", va="center", fontsize=6.8, color=style.GREY, alpha=self.alpha(stage)
+            )
 
     def note(self, name: str, x: float, y: float, w: float, h: float, colour: str, stage: str):
         alpha = self.alpha(stage)
-        patch = FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=0.2", fc="white", ec=colour, lw=1.6, alpha=alpha)
+        patch = FancyBboxPatch(
+            (x, y), w, h, boxstyle="round,pad=0,rounding_size=0.2", fc="white", ec=colour, lw=1.6, alpha=alpha
+        )
         self.axes.add_patch(patch)
         self.axes.text(x + w / 2, y + h / 2 - 0.01, name, ha="center", va="center", fontsize=8.8, alpha=alpha)
 
@@ -136,8 +198,12 @@ class _Page:
 
     def heading(self, name: str, more: str, x: float, w: float, y: float, stage: str):
         alpha = self.alpha(stage)
-        self.axes.text(x + 0.16, y, name, va="center", fontsize=10.5, fontweight="bold", color=style.WORK, alpha=alpha)
-        self.axes.text(x + w - 0.16, y, more, ha="right", va="center", fontsize=8.5, color=style.WORK, alpha=alpha)
+        self.axes.text(
+            x + 0.16, y, name, va="center", fontsize=10.5, fontweight="bold", color=style.WORK, alpha=alpha
+        )
+        self.axes.text(
+            x + w - 0.16, y, more, ha="right", va="center", fontsize=8.5, color=style.WORK, alpha=alpha
+        )
 
     def loop(self, left: float, right: float, low: float, high: float):
         """Latent up, velocity down."""
@@ -145,15 +211,47 @@ class _Page:
         self._line((left, low), (left, high), style.LATENTS, alpha)
         self._line((right, high), (right, low), style.WORK, alpha)
         middle = (low + high) / 2
-        self.axes.text(left - 0.07, middle, "latent", rotation=90, ha="right", va="center", fontsize=8, color=style.LATENTS, alpha=alpha)
-        self.axes.text(right + 0.07, middle, "velocity", rotation=90, ha="left", va="center", fontsize=8, color=style.WORK, alpha=alpha)
+        self.axes.text(
+            left - 0.07,
+            middle,
+            "latent",
+            rotation=90,
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=style.LATENTS,
+            alpha=alpha,
+        )
+        self.axes.text(
+            right + 0.07,
+            middle,
+            "velocity",
+            rotation=90,
+            ha="left",
+            va="center",
+            fontsize=8,
+            color=style.WORK,
+            alpha=alpha,
+        )
 
-    def arrow(self, start: tuple[float, float], end: tuple[float, float], stage: str, colour: str = style.GREY):
+    def arrow(
+        self, start: tuple[float, float], end: tuple[float, float], stage: str, colour: str = style.GREY
+    ):
         self._line(start, end, colour, self.alpha(stage))
 
     def shape(self, text: str, x: float, y: float, colour: str, stage: str, *, mono: bool = True):
         family = "DejaVu Sans Mono" if mono else "DejaVu Sans"
-        self.axes.text(x, y, text, ha="center", va="center", family=family, fontsize=7.4, color=colour, alpha=self.alpha(stage))
+        self.axes.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            family=family,
+            fontsize=7.4,
+            color=colour,
+            alpha=self.alpha(stage),
+        )
 
     def film(self, middle: float, y: float, shape: str, frames: np.ndarray | None):
         """A little strip of film where the video comes out."""
@@ -171,19 +269,42 @@ class _Page:
             else:
                 frame = frames[round(i * (len(frames) - 1) / 2)]
                 place = (x, x + size, low, low + size)
-                self.axes.imshow(frame, extent=place, interpolation="lanczos", alpha=alpha, zorder=3, aspect="auto")
+                self.axes.imshow(
+                    frame, extent=place, interpolation="lanczos", alpha=alpha, zorder=3, aspect="auto"
+                )
         for i in range(9):
             for row in (y + 0.04, y + h - 0.08):
                 self._round(left + 0.05 + i * (w - 0.15) / 8, row, 0.05, 0.04, "white", alpha, rounding=0.01)
-        self.axes.text(middle, y + h + 0.34, "video", ha="center", va="center", fontsize=10.5, fontweight="bold", alpha=alpha)
+        self.axes.text(
+            middle,
+            y + h + 0.34,
+            "video",
+            ha="center",
+            va="center",
+            fontsize=10.5,
+            fontweight="bold",
+            alpha=alpha,
+        )
         self.shape(shape, middle, y + h + 0.15, style.PIXELS, "decode" if self.at == "decode" else "video")
 
     def _round(self, x: float, y: float, w: float, h: float, colour: str, alpha: float, *, rounding: float):
-        box = FancyBboxPatch((x, y), w, h, boxstyle=f"round,pad=0,rounding_size={rounding}", fc=colour, ec="none", alpha=alpha)
+        box = FancyBboxPatch(
+            (x, y), w, h, boxstyle=f"round,pad=0,rounding_size={rounding}", fc=colour, ec="none", alpha=alpha
+        )
         self.axes.add_patch(box)
 
     def _line(self, start: tuple[float, float], end: tuple[float, float], colour: str, alpha: float):
-        arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.6, color=colour, alpha=alpha, shrinkA=2, shrinkB=1)
+        arrow = FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=11,
+            lw=1.6,
+            color=colour,
+            alpha=alpha,
+            shrinkA=2,
+            shrinkB=1,
+        )
         self.axes.add_patch(arrow)
 
 
@@ -194,10 +315,11 @@ def _shape(numbers: Sequence[int]) -> str:
 def _words(flow: Flow, at: str | None) -> str:
     """The drawing for those who do not see it."""
     lit = f" The stage {at} stands out." if at and at != "all" else ""
+    s, latent = flow.settings, _shape(flow.latent)
     return (
-        f"Workflow: the positive and the negative prompt go through the text encoder and become two embeddings of shape "
-        f"{_shape(flow.embedding)}; a seed becomes noise of shape {_shape(flow.latent)}; both enter the denoising loop, "
-        f"in which the transformer gives a velocity and the solver ({flow.settings.sampler}, {flow.settings.scheduler}, guidance "
-        f"{flow.settings.guidance:g}, shift {flow.settings.shift:g}) moves the latent, {flow.settings.steps} times; the clean latent of shape "
-        f"{_shape(flow.latent)} goes through the VAE decoder and becomes a video of shape {_shape(flow.video)}.{lit}"
+        "Workflow: the positive and the negative prompt go through the text encoder and become two embeddings of "
+        f"shape {_shape(flow.embedding)}; a seed becomes noise of shape {latent}; both enter the denoising loop, in "
+        f"which the transformer gives a velocity and the solver ({s.sampler}, {s.scheduler}, guidance "
+        f"{s.guidance:g}, shift {s.shift:g}) moves the latent, {s.steps} times; the clean latent of shape {latent} "
+        f"goes through the VAE decoder and becomes a video of shape {_shape(flow.video)}.{lit}"
     )

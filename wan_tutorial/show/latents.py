@@ -37,7 +37,9 @@ class Projection:
 def fit_projection(latents: list[Tensor], videos: list[Tensor]) -> Projection:
     """Fit the projection to pairs of a latent (1, 16, F, H, W) and its video (frames, height, width, 3) in [-1, 1]."""
     if not latents or len(latents) != len(videos):
-        raise WanError(f"The projection is fitted to pairs, not to {len(latents)} latents and {len(videos)} videos.")
+        raise WanError(
+            f"The projection is fitted to pairs, not to {len(latents)} latents and {len(videos)} videos."
+        )
     cells = np.concatenate([_array(latent).reshape(16, -1).T for latent in latents])  # (N, 16)
     colours = np.concatenate([average_cells(np.asarray(video)).reshape(-1, 3) for video in videos])  # (N, 3)
     inputs = np.concatenate([cells, np.ones((len(cells), 1))], axis=1)
@@ -64,7 +66,9 @@ def plane_of(vectors: np.ndarray, *, axes: int = 2) -> tuple[np.ndarray, np.ndar
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     shares = sizes**2 / max((sizes**2).sum(), 1e-12)
     places = left * sizes
-    signs = np.sign(places[np.abs(places).argmax(axis=0), range(places.shape[1])])  # the same picture on every machine
+    signs = np.sign(
+        places[np.abs(places).argmax(axis=0), range(places.shape[1])]
+    )  # the same picture on every machine
     return (places * signs)[:, :axes], shares[:axes]
 
 
@@ -83,8 +87,12 @@ def plot_channels(latent: Tensor | np.ndarray, *, frame: int = 0, title: str = "
     bar.outline.set_visible(False)
     bar.set_label("standard deviations", fontsize=8)
     style.page_title(figure, title)
-    words = f"The 16 channels of latent frame {frame} as maps of {channels.shape[2]} by {channels.shape[1]} cells"
-    spread = f"values from {channels.min():.1f} to {channels.max():.1f}, standard deviation {channels.std():.2f}"
+    words = (
+        f"The 16 channels of latent frame {frame} as maps of {channels.shape[2]} by {channels.shape[1]} cells"
+    )
+    spread = (
+        f"values from {channels.min():.1f} to {channels.max():.1f}, standard deviation {channels.std():.2f}"
+    )
     return style.describe(figure, f"{title + ': ' if title else ''}{words}; {spread}.")
 
 
@@ -95,7 +103,9 @@ def plot_histogram(groups: dict[str, Tensor | np.ndarray], *, title: str = "", r
     axes = figure.subplots()
     edges = np.linspace(-reach, reach, 73)
     middle = (edges[1:] + edges[:-1]) / 2
-    axes.fill_between(middle, np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi), color=style.FAINT, lw=0, label="N(0, 1)")
+    axes.fill_between(
+        middle, np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi), color=style.FAINT, lw=0, label="N(0, 1)"
+    )
     told = []
     for (name, latent), colour in zip(groups.items(), style.CYCLE, strict=False):
         values = np.asarray(latent, dtype=np.float64).ravel()

@@ -13,7 +13,11 @@ from wan_tutorial.show.style import show_figure
 def show_machine(machine: Machine | None = None) -> None:
     """Say what this machine has, which models and so which lessons run on it, and why."""
     machine = machine or read_machine()
-    gpu = f"{machine.gpu} with {spoken_bytes(machine.gpu_memory)}" if machine.gpu else "no GPU that PyTorch can use"
+    gpu = (
+        f"{machine.gpu} with {spoken_bytes(machine.gpu_memory)}"
+        if machine.gpu
+        else "no GPU that PyTorch can use"
+    )
     print(f"This machine: {machine.cores} cores, {spoken_bytes(machine.memory)} of memory, {gpu}.")
     verdicts = {verdict.model: verdict for verdict in judge_models(machine)}
     small, real = verdicts["mini"], verdicts["wan2.1-vace-14b-q3"]

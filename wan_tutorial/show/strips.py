@@ -28,7 +28,9 @@ def plot_strips(videos: Mapping[str, Frames], *, fps: float, columns: int = 7, a
     chosen = strip_frames(count, columns)
     height, width = next(iter(rows.values())).shape[1:3]
     above = 0.25 if any(rows) else 0
-    figure, grid = style.picture_grid(len(rows), len(chosen), aspect=height / width, above=above, bottom=0.22, top=0.02)
+    figure, grid = style.picture_grid(
+        len(rows), len(chosen), aspect=height / width, above=above, bottom=0.22, top=0.02
+    )
     for axes_row, (name, frames) in zip(grid, rows.items(), strict=True):
         for axes, index in zip(axes_row, chosen, strict=True):
             if index < len(frames):

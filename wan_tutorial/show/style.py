@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ WORDS, EMBEDDINGS, LATENTS, PIXELS, WORK = AMBER, BLUE, "#a8447f", "#00795a", "#
 WIDTH = 9.2  # inches; a notebook's page at 100 dots an inch
 DOTS = 160  # dots per inch of the picture itself: sharp on dense screens and in print
 
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
@@ -46,7 +47,7 @@ STYLE = {
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
     "axes.grid": False,
     "grid.color": FAINT,
     "grid.linewidth": 0.7,
@@ -190,15 +191,19 @@ def to_html(data: bytes, *, kind: str, alt: str, width: int | None = None) -> st
 
 def show_figure(figure: Figure, *, alt: str | None = None) -> None:
     """Show a figure in a notebook. Its alternative text is its own (see `describe`) unless another is given."""
-    alt = alt or figure.get_label()
-    if not alt:
+    words = alt or str(figure.get_label())
+    if not words:
         raise ValueError("A figure needs alternative text: pass alt='what is to be seen'.")
-    photographs = any(axes.images for axes in figure.axes)
+    pictures = [image for axes in figure.axes for image in axes.images]
+    photographs = any(np.ndim(np.asarray(image.get_array())) == 3 for image in pictures)
     width = round(figure.get_figwidth() * 100)
     if photographs:
-        _show(to_html(to_jpeg(to_array(figure, dots=110), quality=80), kind="jpeg", alt=alt, width=width), alt)
+        _show(
+            to_html(to_jpeg(to_array(figure, dots=110), quality=80), kind="jpeg", alt=words, width=width),
+            words,
+        )
     else:
-        _show(to_html(to_png(figure, colours=96), kind="png", alt=alt, width=width), alt)
+        _show(to_html(to_png(figure, colours=96), kind="png", alt=words, width=width), words)
 
 
 def show_picture(picture: np.ndarray, *, alt: str, width: int | None = None) -> None:
@@ -219,7 +224,8 @@ def show_table(columns: list[str], rows: list[list[object]], *, caption: str = "
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     widths = [max(len(row[i]) for row in [columns, *text]) for i in range(len(columns))]
     plain = "\n".join(
-        "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in [columns, *text]
+        "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in [columns, *text]
     )
     _show(f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", plain)
 

@@ -23,7 +23,9 @@ SPACE = "\u2581"  # how SentencePiece writes the space before a word
 
 
 @style.styled
-def plot_tokens(pieces: Sequence[str], ids: Sequence[int], *, title: str = "", length: int | None = None) -> Figure:
+def plot_tokens(
+    pieces: Sequence[str], ids: Sequence[int], *, title: str = "", length: int | None = None
+) -> Figure:
     """A prompt as the tokenizer cuts it: each piece a chip with its id; chips that touch belong to one word.
 
     With `length`, the note says how many empty places follow.
@@ -32,7 +34,7 @@ def plot_tokens(pieces: Sequence[str], ids: Sequence[int], *, title: str = "", l
     axes = style.bare(figure.add_axes((0, 0, 1, 1)))
     widths = [0.118 * max(len(piece.replace(SPACE, "")), 2) + 0.12 for piece in pieces]
     x, y, line, left = 0.06, 0.0, 0.62, 0.06
-    spots = []
+    spots: list[tuple[float, float]] = []
     for piece, width in zip(pieces, widths, strict=True):
         gap = 0.0 if not spots else 0.1 if piece.startswith(SPACE) or piece == "</s>" else 0.015
         if x + gap + width > style.WIDTH - 0.06:
@@ -46,11 +48,15 @@ def plot_tokens(pieces: Sequence[str], ids: Sequence[int], *, title: str = "", l
     for (cx, cy), piece, number, width in zip(spots, pieces, ids, widths, strict=True):
         special = piece in ("</s>", "<unk>", "<pad>")
         face, edge = ("#f0f0f0", style.GREY) if special else ("#fdf1d8", style.AMBER)
-        box = FancyBboxPatch((cx, cy), width, 0.33, boxstyle="round,pad=0,rounding_size=0.05", fc=face, ec=edge, lw=0.9)
+        box = FancyBboxPatch(
+            (cx, cy), width, 0.33, boxstyle="round,pad=0,rounding_size=0.05", fc=face, ec=edge, lw=0.9
+        )
         axes.add_patch(box)
         word = piece.replace(SPACE, "") or "\u2423"
         axes.text(cx + width / 2, cy + 0.172, word, ha="center", va="center", fontsize=9.5)
-        axes.text(cx + width / 2, cy + 0.44, str(number), ha="center", va="center", fontsize=7, color=style.GREY)
+        axes.text(
+            cx + width / 2, cy + 0.44, str(number), ha="center", va="center", fontsize=7, color=style.GREY
+        )
     if title:
         axes.text(0.06, -0.15, title, fontsize=10, fontweight="bold", va="center")
     if length:
@@ -61,7 +67,9 @@ def plot_tokens(pieces: Sequence[str], ids: Sequence[int], *, title: str = "", l
 
 
 @style.styled
-def plot_cosines(matrix: Tensor | np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str = "") -> Figure:
+def plot_cosines(
+    matrix: Tensor | np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str = ""
+) -> Figure:
     """How alike two lists of vectors are: cosines from -1 to 1, a square for each pair, with its number."""
     cosines = np.asarray(matrix, dtype=np.float64)
     if cosines.shape != (len(rows), len(columns)):
@@ -73,7 +81,9 @@ def plot_cosines(matrix: Tensor | np.ndarray, rows: Sequence[str], columns: Sequ
     cell = min(0.62, (style.WIDTH - longest - 1.0) / len(columns))
     high = max(cell * 0.62, 0.23)
     below = max(len(c) for c in columns) * 0.05 + 0.15
-    figure = style.new_figure(high * len(rows) + below + 0.5, width=max(cell * len(columns) + longest + 1.0, 4.0))
+    figure = style.new_figure(
+        high * len(rows) + below + 0.5, width=max(cell * len(columns) + longest + 1.0, 4.0)
+    )
     axes = figure.subplots()
     low = min(0.0, float(cosines.min()))
     colours = style.AROUND if low < -0.05 else style.RISING
@@ -90,8 +100,8 @@ def plot_cosines(matrix: Tensor | np.ndarray, rows: Sequence[str], columns: Sequ
     bar.outline.set_visible(False)
     bar.set_label("cosine", fontsize=8)
     style.title(axes, title)
-    place = np.unravel_index(np.argmax(np.where(cosines > 0.9999, -2, cosines)), cosines.shape)
-    alike = f"most alike apart from equals: {rows[place[0]]} and {columns[place[1]]}, {cosines[place]:.2f}"
+    row, column = divmod(int(np.argmax(np.where(cosines > 0.9999, -2, cosines))), len(columns))
+    alike = f"most alike apart from equals: {rows[row]} and {columns[column]}, {cosines[row, column]:.2f}"
     return style.describe(figure, f"{title or 'Cosines'}: {len(rows)} by {len(columns)}; {alike}.")
 
 
@@ -99,7 +109,9 @@ def _write_numbers(axes, cosines: np.ndarray, limits: tuple[float, float]) -> No
     for (row, column), value in np.ndenumerate(cosines):
         dark = value > 0.55 if limits[0] == 0 else abs(value) > 0.75
         text = f"{value:.2f}".replace("0.", ".", 1)
-        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else style.INK)
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else style.INK
+        )
 
 
 @style.styled
@@ -112,7 +124,17 @@ def plot_prompt_map(
     axes = figure.subplots()
     for group, colour, mark in zip(dict.fromkeys(groups), style.CYCLE, "osD^vP*", strict=False):
         mine = [i for i, other in enumerate(groups) if other == group]
-        axes.scatter(*places[mine].T, s=52, color=colour, marker=mark, label=group, edgecolor="white", lw=0.8, zorder=3)
+        axes.scatter(
+            places[mine, 0],
+            places[mine, 1],
+            s=52,
+            color=colour,
+            marker=mark,
+            label=group,
+            edgecolor="white",
+            lw=0.8,
+            zorder=3,
+        )
     middle = places[:, 0].mean()
     for (x, y), label in zip(places, labels, strict=True):
         right = x <= middle
@@ -120,7 +142,9 @@ def plot_prompt_map(
             label, (x, y), (7 if right else -7, 0), textcoords="offset points", fontsize=7.5, va="center",
             ha="left" if right else "right", color=style.GREY,
         )  # fmt: skip
-    axes.set(xlabel=f"first direction ({shares[0]:.0%} of the differences)", ylabel=f"second ({shares[1]:.0%})")
+    axes.set(
+        xlabel=f"first direction ({shares[0]:.0%} of the differences)", ylabel=f"second ({shares[1]:.0%})"
+    )
     axes.margins(0.12)
     axes.grid()
     axes.legend(loc="best")

@@ -1,8 +1,8 @@
 """What moves under the hand: sliders over pictures that Python has drawn, and boards that run the model.
 
-In: steps, pictures, or a function that makes them. Out: a widget on the screen. All state is in Python and the browser
-shows bytes in an `Image`, so nothing is fetched from anywhere and ipywidgets 7.7 (Colab) and 8 behave alike. Each widget
-carries a static picture, which is what remains of it on GitHub and in print.
+In: steps, pictures, or a function that makes them. Out: a widget on the screen. All state is in Python and the
+browser shows bytes in an `Image`, so nothing is fetched from anywhere and ipywidgets 7.7 (Colab) and 8 behave alike.
+Each widget carries a static picture, which is what remains of it on GitHub and in print.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wan_tutorial.sampling.solvers import Step
+    from wan_tutorial.text import EncodedText
 
 Look = Callable[["Tensor"], np.ndarray]  # a latent -> small pictures (F, H, W, 3) in [-1, 1]
 WIDTH = 920  # pixels of a board
@@ -44,7 +45,9 @@ class Flipbook:
 
     def __post_init__(self) -> None:
         if not self.pictures or len(self.pictures) != len(self.labels):
-            raise WanError(f"Every picture needs a label: {len(self.pictures)} pictures, {len(self.labels)} labels.")
+            raise WanError(
+                f"Every picture needs a label: {len(self.pictures)} pictures, {len(self.labels)} labels."
+            )
 
     def widget(self) -> Widget:
         """The slider above the picture. Moving it swaps bytes: nothing is computed."""
@@ -77,7 +80,9 @@ def explore_pictures(
     return book
 
 
-def explore_steps(runs: Mapping[str, Sequence[Step]], look: Look, *, alt: str = "", start: int | None = None) -> Flipbook:
+def explore_steps(
+    runs: Mapping[str, Sequence[Step]], look: Look, *, alt: str = "", start: int | None = None
+) -> Flipbook:
     """The denoising scrubber: drag through the steps of one or two runs and see what the model sees and guesses.
 
     For each run: the noise level on its curve, the clean guess and the latent frame by frame (through `look`, such as
@@ -88,7 +93,10 @@ def explore_steps(runs: Mapping[str, Sequence[Step]], look: Look, *, alt: str = 
     labels = [f"step {step.index} of {step.steps}, sigma {step.sigma:.3f}" for step in first][: len(pages)]
     start = len(pages) // 2 if start is None else start
     book = Flipbook([style.to_jpeg(page, quality=QUALITY) for page in pages], labels, "step", start)
-    words = alt or f"Denoising scrubber at {labels[start]}: sigma on its curve, clean guess, latent and speed of frames"
+    words = (
+        alt
+        or f"Denoising scrubber at {labels[start]}: sigma on its curve, clean guess, latent and speed of frames"
+    )
     show_widget(book.widget(), book.pictures[start], alt=f"{words}. Runs: {', '.join(runs)}.")
     return book
 
@@ -98,7 +106,9 @@ def draw_steps(runs: Mapping[str, Sequence[Step]], look: Look) -> list[np.ndarra
     if not runs or not all(len(steps) for steps in runs.values()):
         raise WanError("The scrubber needs at least one run with its steps: {name: list(pipe.denoise(...))}.")
     count = min(len(steps) for steps in runs.values())
-    columns = [[_draw_run(name, steps, index, look) for index in range(count)] for name, steps in runs.items()]
+    columns = [
+        [_draw_run(name, steps, index, look) for index in range(count)] for name, steps in runs.items()
+    ]
     return [np.concatenate([column[index] for column in columns]) for index in range(count)]
 
 
@@ -118,14 +128,18 @@ def _draw_run(name: str, steps: Sequence[Step], index: int, look: Look) -> np.nd
         top = title + row * (side + gap)
         draw.multiline_text((left, top + side // 2 - 14), what, style.GREY, small)
         for place, frame in enumerate(frames):
-            picture = Image.fromarray(frame).resize((side, side), Image.BICUBIC if row == 0 else Image.NEAREST)
+            picture = Image.fromarray(frame).resize(
+                (side, side), Image.Resampling.BICUBIC if row == 0 else Image.Resampling.NEAREST
+            )
             page.paste(picture, (left + 58 + place * (side + gap), top))
     top = title + 2 * (side + gap) + 6
     draw.text((left, top - 2), "speed", style.GREY, small)
     for place, value in enumerate(speed):
         x = left + 58 + place * (side + gap)
         draw.rectangle((x, top + 3, x + side - 1, top + 9), fill=style.FAINT)
-        draw.rectangle((x, top + 3, x + max(1, round((side - 1) * min(1.0, value))), top + 9), fill=style.VERMILION)
+        draw.rectangle(
+            (x, top + 3, x + max(1, round((side - 1) * min(1.0, value))), top + 9), fill=style.VERMILION
+        )
         draw.text((x, top + 12), f"frame {place}: {value:.2f}", style.GREY, small)
     return np.asarray(page)
 
@@ -138,7 +152,9 @@ def frame_speeds(steps: Sequence[Step], index: int) -> list[float]:
     return change.square().mean(dim=(0, 1, 3, 4)).sqrt().tolist()
 
 
-def _draw_curve(draw: ImageDraw.ImageDraw, levels: Sequence[float], index: int, box: tuple[int, int, int, int]) -> None:
+def _draw_curve(
+    draw: ImageDraw.ImageDraw, levels: Sequence[float], index: int, box: tuple[int, int, int, int]
+) -> None:
     """Noise levels as a line with a dot for each step, and a ring where we are."""
     left, top, right, bottom = box
     spots = [
@@ -154,7 +170,12 @@ def _draw_curve(draw: ImageDraw.ImageDraw, levels: Sequence[float], index: int, 
     for i, (x, y) in enumerate(spots):
         size = 6 if i == index else 2
         fill = style.PAPER if i == index else style.BLUE
-        draw.ellipse((x - size, y - size, x + size, y + size), fill=fill, outline=style.INK if i == index else None, width=2)
+        draw.ellipse(
+            (x - size, y - size, x + size, y + size),
+            fill=fill,
+            outline=style.INK if i == index else None,
+            width=2,
+        )
     draw.text((left, bottom + 8), f"sigma {levels[index]:.3f}", style.INK, _font(13))
     draw.text((right, bottom + 9), f"step {index}", style.GREY, small, anchor="ra")
 
@@ -197,7 +218,9 @@ class Board:
         button, bar, said, image = (self.parts[name] for name in ("button", "bar", "label", "image"))
         button.disabled, said.value, bar.value = True, "", 0.0
         try:
-            for share, picture in self.work(**{name: control.value for name, control in self.controls.items()}):
+            for share, picture in self.work(
+                **{name: control.value for name, control in self.controls.items()}
+            ):
                 bar.value, image.value = share, style.to_jpeg(picture, quality=QUALITY)
         except WanError as error:
             said.value = str(error)
@@ -206,7 +229,12 @@ class Board:
 
 
 def explore_sampling(
-    run: Callable[..., Iterable[Step]], look: Look, *, steps: int = 12, guidance: float = 6.0, shift: float = 8.0
+    run: Callable[..., Iterable[Step]],
+    look: Look,
+    *,
+    steps: int = 12,
+    guidance: float = 6.0,
+    shift: float = 8.0,
 ) -> Board:
     """The guidance and shift explorer: two sliders, a button, and the video growing step by step.
 
@@ -216,8 +244,12 @@ def explore_sampling(
 
     wide = ipywidgets.Layout(width="270px")
     controls = {
-        "guidance": ipywidgets.FloatSlider(value=guidance, min=0, max=15, step=0.5, description="guidance", layout=wide),
-        "shift": ipywidgets.FloatSlider(value=shift, min=1, max=16, step=0.5, description="shift", layout=wide),
+        "guidance": ipywidgets.FloatSlider(
+            value=guidance, min=0, max=15, step=0.5, description="guidance", layout=wide
+        ),
+        "shift": ipywidgets.FloatSlider(
+            value=shift, min=1, max=16, step=0.5, description="shift", layout=wide
+        ),
         "steps": ipywidgets.IntSlider(value=steps, min=1, max=30, description="steps", layout=wide),
     }
 
@@ -229,9 +261,79 @@ def explore_sampling(
 
     *_, (_, first) = work(guidance, shift, steps)
     board = Board(controls, work)
-    words = f"Guidance and shift explorer at guidance {guidance:g} and shift {shift:g}: the last step of {steps}"
+    words = (
+        f"Guidance and shift explorer at guidance {guidance:g} and shift {shift:g}: the last step of {steps}"
+    )
     show_widget(board.widget(first), style.to_jpeg(first, quality=QUALITY), alt=words)
     return board
+
+
+def explore_words(
+    prompt: str,
+    encode: Callable[[str], EncodedText],
+    run: Callable[[Tensor], Iterable[Step]],
+    look: Look,
+    *,
+    word: str | None = None,
+) -> Board:
+    """Word surgery: choose a word of a prompt, scale its rows (0 takes it out, 2 doubles it) or swap it, and run.
+
+    `encode(prompt)` gives the encoded text, `run(embedding)` the steps of a video painted from it.
+    """
+    import ipywidgets
+
+    words = list(dict.fromkeys(prompt.replace(",", " ").replace(".", " ").split()))
+    word = word or words[min(1, len(words) - 1)]
+    controls = {
+        "word": ipywidgets.Dropdown(options=words, value=word, description="word"),
+        "strength": ipywidgets.FloatSlider(value=0.0, min=0, max=3, step=0.25, description="strength"),
+        "swap": ipywidgets.Text(value="", description="swap for", placeholder="another word"),
+    }
+
+    def work(word: str, strength: float, swap: str) -> Iterable[tuple[float, np.ndarray]]:
+        new = swap.strip() or word
+        encoded = encode(prompt.replace(word, new, 1))
+        seen = []
+        for step in run(scale_word(encoded, new, strength)):
+            seen.append(step)
+            said = f"{word!r} swapped for {new!r}" if new != word else f"{word!r}"
+            yield (
+                (step.index + 1) / step.steps,
+                _draw_run(f"{said}, strength {strength:g}", seen, len(seen) - 1, look),
+            )
+
+    *_, (_, first) = work(word, 0.0, "")
+    board = Board(controls, work)
+    words_said = (
+        f"Word surgery: the last step of a video whose word {word!r} was taken out of the prompt's embedding"
+    )
+    show_widget(board.widget(first), style.to_jpeg(first, quality=QUALITY), alt=words_said)
+    return board
+
+
+def scale_word(encoded: EncodedText, word: str, strength: float) -> Tensor:
+    """The embedding (length, dim) with every row of a word times `strength`: 0 takes it out."""
+    embedding = encoded.embedding.clone()
+    for start, end in find_word(encoded.pieces, word):
+        embedding[start:end] *= strength
+    return embedding
+
+
+def find_word(pieces: Sequence[str], word: str) -> list[tuple[int, int]]:
+    """Where the pieces of a word stand, as (first, beyond the last); WanError if it does not occur."""
+    spoken = [piece.replace("\u2581", " ") for piece in pieces]
+    found = [
+        (start, end)
+        for start in range(len(spoken))
+        for end in range(start + 1, len(spoken) + 1)
+        if "".join(spoken[start:end]).strip().lower() == word.lower() and spoken[start].startswith(" ")
+        and spoken[start].strip()
+    ]  # fmt: skip
+    if not found:
+        raise WanError(
+            f"The word {word!r} is not in the prompt: choose one of {''.join(spoken[:-1]).strip()!r}."
+        )
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- to the screen

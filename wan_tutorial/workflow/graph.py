@@ -143,35 +143,32 @@ class Workflow:
             if any(link.source == node.id for link in other.links.values())
         ]
 
-    def needed_for(self, node: Node) -> dict[str, Node]:
-        """A node and all that must run before it."""
-        found: dict[str, Node] = {}
-        waiting = [node]
+    def plan(self) -> list[Node]:
+        """The nodes that a run needs, in an order in which each finds its inputs ready."""
+        needed: set[str] = set()
+        waiting = [node.id for node in self.targets()]
         while waiting:
-            here = waiting.pop()
-            if here.id not in found and here.type != PRIMITIVE:
-                found[here.id] = here
-                sources = (self.source(here, name) for name in here.links)
-                waiting += [self.nodes[link.source] for link in sources if link]
-        return found
+            name = waiting.pop()
+            if name not in needed and self.nodes[name].type != PRIMITIVE:
+                needed.add(name)
+                waiting += self._sources(self.nodes[name])
+        return [self.nodes[name] for name in in_order(self.nodes) if name in needed]
 
     def targets(self) -> list[Node]:
         """The nodes that a run is for: outputs; where none can run, the last node that makes a video."""
+        complete: set[str] = set()  # known, and everything behind them known
+        for name in in_order(self.nodes):
+            node = self.nodes[name]
+            if node.type == PRIMITIVE or (node.known and complete.issuperset(self._sources(node))):
+                complete.add(name)
         alive = [node for node in self.nodes.values() if node.mode == RUNS and node.known]
         outputs = [node for node in alive if node.known and node.known.is_output]
         makers = [outputs, *([node for node in alive if node.type == kind] for kind in _MAKERS)]
-        complete = ([node for node in found if self._complete(node)] for found in makers)
-        return next(filter(None, [*complete, *makers]), [])
+        good = ([node for node in found if node.id in complete] for found in makers)
+        return next(filter(None, [*good, *makers]), [])
 
-    def _complete(self, node: Node) -> bool:
-        return all(other.known for other in self.needed_for(node).values())
-
-    def plan(self) -> list[Node]:
-        """The nodes that a run needs, in an order in which each finds its inputs ready."""
-        needed: dict[str, Node] = {}
-        for target in self.targets():
-            needed |= self.needed_for(target)
-        return [self.nodes[name] for name in in_order(self.nodes) if name in needed]
+    def _sources(self, node: Node) -> list[str]:
+        return [link.source for name in node.links if (link := self.source(node, name)) is not None]
 
     # ----------------------------------------------------------------------------------- right and wrong
 
@@ -235,8 +232,8 @@ class Workflow:
         return outputs[link.slot] if link.slot < len(outputs) else "nothing"
 
     def _left_out(self, node: Node) -> Iterator[Finding]:
-        fed = ", ".join(map(str, self.feeds(node))) or "nothing"
         if node.mode == RUNS and not node.known:
+            fed = ", ".join(map(str, self.feeds(node))) or "nothing"
             words = (
                 f"The node {node} is of the type {node.type!r}, which this kit does not know; it feeds {fed}"
             )

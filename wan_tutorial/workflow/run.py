@@ -36,6 +36,7 @@ _ROLES = {
     "CLIPLoader": ("text_encoder", "clip_name", ("text_encoders", "clip")),
     "VAELoader": ("vae", "vae_name", ("vae",)),
 }
+MOST_TOKENS = 500_000  # 1280x720, 81 frames are 75,600: beyond this it is a slip, or malice
 _WAN_NAMES = {"transformer": "wan", "text_encoder": "umt5", "vae": "wan"}  # what such a file's name says
 
 
@@ -246,7 +247,8 @@ class _Runner:
 
     def _load_model(self, node: Node) -> tuple[Any, ...]:
         role = _ROLES[node.type][0]
-        self.pipe.part(role) if self.entry.light else None
+        if self.entry.light:
+            self.pipe.part(role)
         if role in self.stand_ins:
             self.words.append(f"{self.stand_ins[role]}.")
         name = self.pipe.files[role].name
@@ -318,6 +320,10 @@ class _Runner:
                 f"{size} becomes {self.entry.size}, the size that the model {self.entry.name} paints."
             )
             size = self.entry.size
+        if size.tokens > MOST_TOKENS:
+            raise WanError(
+                f"{node} asks for {size}, {size.tokens} tokens: no Wan model paints more than {MOST_TOKENS}."
+            )
         _, channels, frames, *plane = size.latent_shape
         return LatentValue(torch.zeros(1, channels, frames + extra_frames, *plane), size)
 

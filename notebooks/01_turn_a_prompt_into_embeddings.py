@@ -1,0 +1,525 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Turn a prompt into embeddings
+#
+# | | |
+# |---|---|
+# | **After this lesson you can** | follow a prompt from letters to the numbers that the transformer reads, say why ComfyUI's "CLIP" node loads UMT5 and what CLIP would give instead, and operate on the words of a prompt |
+# | **Time** | 50 minutes; the cells run in about one |
+# | **Needs** | any computer with 2 GB of free memory; no GPU, no account, 0 MB to download |
+# | **Where it stands** | the text encoder, the first stage; lesson 04 shows which place of the video looks at which word |
+
+# %% [markdown] tags=["colab"]
+# *To open this lesson in Colab from a clone: run `pip wheel . --no-deps`, open
+# [Colab](https://colab.research.google.com) and upload this notebook; then upload `wan_tutorial-0.1.0-py3-none-any.whl` in its file panel.*
+
+# %% tags=["setup"]
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("wan_tutorial") is None:  # on Colab, once: the kit and what it needs
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "wan_tutorial-0.1.0-py3-none-any.whl"], check=True
+    )
+
+from wan_tutorial.show import show_machine, show_place
+
+show_machine()
+
+# %%
+show_place("text")
+
+# %% [markdown]
+# ## Predict
+#
+# Three prompts: (a) *a sword in a blue fire*, (b) *a blade in azure flames*, (c) *a sword in a green fire*. a and c
+# share five of their six words, a and b two. **Which two will be most alike after the text encoder, and which should be,
+# if you want the right video?**
+
+# %%
+import wan_tutorial as wan
+
+MODEL = "mini"  # on a machine that fits: "wan2.1-vace-14b-q3"
+PROMPT = (
+    "A sword embedded in a pile of burning wood, the fire moving naturally, glowing embers and smoke rising "
+    "in a dark background, volumetric lighting, detailed textures"
+)
+NEGATIVE = "bad quality, blurry, messy, chaotic"
+
+# %%
+pipe = wan.load(MODEL)
+text = pipe.encode_text(PROMPT, NEGATIVE)
+encoded = text.positive_text
+
+# %% [markdown]
+# ## Look: tokens
+#
+# The first step cuts the prompt into *pieces* that stand in the encoder's dictionary, and looks up the number of each.
+# Common words are one piece, rarer ones several. The last piece, `</s>`, says that the prompt ends.
+
+# %%
+from wan_tutorial.show import plot_tokens, show_figure
+
+length = len(encoded.embedding)
+show_figure(plot_tokens(encoded.pieces, encoded.ids, title="The prompt in pieces", length=length))
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for word in (" sword", " swordfish", " naturally", " unnaturally"):
+    print(f"{word.strip():12}", pipe.text_encoder.tokenizer.pieces(word))
+
+# %% [markdown]
+# **Notice** that no word is unknown: what is not in the dictionary falls into smaller pieces, at worst into letters. The
+# scale model's dictionary has some hundred pieces, UMT5's 256,384, in a hundred languages.
+#
+# Before that, the prompt is cleaned, as Wan's own code does: broken characters are repaired, HTML codes become letters,
+# any run of spaces becomes one.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from wan_tutorial.text import clean_prompt
+
+print(clean_prompt("  A sword &amp; an axe,\n\n   beside   the fire â€“ at night "))
+
+# %% [markdown]
+# ## Look: one row for each piece
+#
+# The encoder turns each piece into a row of numbers, and lets every row look at all others. The transformer always reads
+# the same number of rows; those beyond the prompt's end are zero.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("embedding", tuple(encoded.embedding.shape), "of which", encoded.tokens, "rows are words")
+print("rows that are zero:", int((encoded.embedding.abs().sum(dim=1) == 0).sum()))
+
+# %% [markdown]
+# ## Build: padding
+#
+# Write what happens after the last piece: rows of zeros until there are `length`.
+
+
+# %%
+def pad(embedding, length):
+    """(tokens, dim) -> (length, dim)"""
+    ...
+
+
+# %%
+from wan_tutorial.exercises.prompts import check_blend, check_cosine, check_fp8_value, check_pad
+
+pad = check_pad(pad)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+#
+#
+# def pad(embedding, length):
+#     empty = torch.zeros(length - len(embedding), embedding.shape[1])
+#     return torch.cat([embedding, empty])
+# ```
+#
+# </details>
+#
+# ## Build: how alike are two rows?
+#
+# By the angle between them. Its cosine is 1 for the same direction, 0 for nothing in common, whatever their lengths.
+
+
+# %%
+def cosine(a, b):
+    """Two vectors (dim,) -> the cosine of the angle between them"""
+    ...
+
+
+# %%
+cosine = check_cosine(cosine)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def cosine(a, b):
+#     return (a * b).sum() / (a.norm() * b.norm())
+# ```
+#
+# </details>
+#
+# Now your prediction. For a whole prompt we take the mean of its rows.
+
+# %%
+from wan_tutorial.show import cosine_matrix, plot_cosines
+
+prompts = ["a sword in a blue fire", "a blade in azure flames", "a sword in a green fire"]
+
+
+def mean_row(prompt):
+    """One vector for a prompt: the mean of its pieces' rows."""
+    encoded = pipe.text_encoder.encode(prompt)
+    return encoded.embedding[: encoded.tokens].mean(dim=0)
+
+
+# %%
+import torch
+
+means = torch.stack([mean_row(prompt) for prompt in prompts])
+print(
+    "a and b:",
+    round(cosine(means[0], means[1]).item(), 2),
+    "  a and c:",
+    round(cosine(means[0], means[2]).item(), 2),
+)
+
+# %% [markdown]
+# ## Look: a row knows its neighbours
+#
+# The word *fire* has one entry in the dictionary. But its row depends on the sentence around it.
+
+# %%
+one, two = (
+    pipe.text_encoder.encode(p)
+    for p in ("a blue fire beside a green lantern", "a green fire beside a blue lantern")
+)
+labels = [[piece.replace("\u2581", "") for piece in text.pieces] for text in (one, two)]
+table = cosine_matrix(one.embedding[: one.tokens], two.embedding[: two.tokens])
+show_figure(plot_cosines(table, *labels, title="Rows: first sentence, columns: second"))
+
+# %% [markdown]
+# <details><summary>What did you observe?</summary>
+#
+# The same words are alike but not the same: *fire* in the blue sentence and *fire* in the green one have a cosine below
+# 1, because each row has taken in its neighbours. This is how "blue" can belong to the fire and not to the lantern.
+# A bag of words could not tell these two sentences apart.
+#
+# </details>
+#
+# ## Look: UMT5 is not CLIP
+#
+# In ComfyUI a node called *CLIPLoader* loads this encoder, and older guides say that CLIP reads the prompt. The name is
+# history: the first models with such graphs used CLIP. Which one it is, the file says itself.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print(pipe.files["text_encoder"].name)
+print("layers of UMT5:", len(pipe.text_encoder.model.encoder.block), " CLIP layers in it:", 0)
+
+# %% [markdown]
+# What is the difference? UMT5 is a language model: a *sequence* of rows, and it has never seen a picture. CLIP makes *one
+# point* for a text and one for a picture, in the same space, so that a text lies near the pictures it describes. The kit
+# carries a small CLIP, trained on the same world; it serves as the judge of generated videos.
+
+# %%
+from wan_tutorial.mini.judge import load_judge, text_features
+
+judge = load_judge()
+print("UMT5:", tuple(encoded.embedding.shape), "  CLIP:", tuple(text_features(judge.clip, [PROMPT])[0].shape))
+
+# %%
+from wan_tutorial.mini.world import Scene, render
+
+asked = [
+    ("sword", "orange", "dark"),
+    ("axe", "blue", "forest"),
+    ("lantern", "green", "snow"),
+    ("cauldron", "purple", "shore"),
+]
+scenes = [Scene(subject=s, colour=c, setting=place, seed=i) for i, (s, c, place) in enumerate(asked)]
+videos = render(scenes, height=96, width=96, frames=13)
+captions = [f"{s}, {c} flames, {place}" for s, c, place in asked]
+table = cosine_matrix(text_features(judge.clip, captions), judge.features(videos))
+
+# %%
+from wan_tutorial.show import plot_pictures
+
+show_figure(plot_pictures([v[6] for v in videos], labels=captions, columns=6, alt="Four rendered scenes"))
+show_figure(
+    plot_cosines(table, captions, [f"video {i}" for i in range(4)], title="CLIP: texts against videos")
+)
+
+# %% [markdown]
+# **Notice** the diagonal: CLIP can say which text belongs to which video. UMT5 cannot, but it keeps every word apart, in
+# order, and that is what the transformer needs to paint from.
+#
+# ## Look: a map of prompts
+#
+# Sixteen prompts, four subjects in four colours, each a point; near points mean like embeddings. The map shows the two
+# directions in which they differ most.
+
+# %%
+from wan_tutorial.show import plot_prompt_map
+
+pairs = [
+    (s, c) for c in ("orange", "blue", "green", "purple") for s in ("sword", "axe", "lantern", "campfire")
+]
+vectors = torch.stack([mean_row(f"a {subject} in {colour} flames") for subject, colour in pairs])
+labels = [f"{subject}, {colour}" for subject, colour in pairs]
+show_figure(plot_prompt_map(vectors, labels, [c for _, c in pairs], title="Sixteen prompts"))
+
+# %% [markdown]
+# ## Look: positive and negative
+#
+# The negative prompt goes through the same encoder, the same way. There is nothing negative in its numbers. What makes it
+# negative is what the sampler does with it: it walks away from it (lesson 03).
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("positive", tuple(text.positive.shape), text.positive_text.tokens, "tokens")
+print("negative", tuple(text.negative.shape), text.negative_text.tokens, "tokens")
+
+# %% [markdown]
+# ## Look: word surgery
+#
+# Embeddings are only numbers, so one can operate on them after the encoder. Take the word *sword* out, double it, or swap
+# it in the text. **Predict** which of these removes the sword from the video. (Remember: rows know their neighbours.)
+
+# %%
+from dataclasses import replace
+
+from wan_tutorial.show import plot_strips, scale_word
+
+noise = pipe.draw_noise(seed=7)
+
+
+def paint(embedding):
+    """The steps of a video painted from a changed embedding."""
+    return pipe.denoise(noise, replace(text, positive=embedding), steps=8)
+
+
+# %%
+changes = {
+    "as it is": text.positive,
+    "rows of 'sword' set to zero": scale_word(encoded, "sword", 0.0),
+    "rows of 'sword' doubled": scale_word(encoded, "sword", 2.0),
+    "'sword' swapped for 'lantern'": pipe.text_encoder.encode(
+        PROMPT.replace("sword", "lantern"), length
+    ).embedding,
+}
+painted = {name: pipe.decode(list(paint(rows))[-1].latent) for name, rows in changes.items()}
+show_figure(
+    plot_strips(painted, fps=pipe.entry.fps, alt="The word sword as it is, removed, doubled and swapped")
+)
+
+# %%
+rows = [judge.probabilities(video[None])["subject"][0, 0].item() for video in painted.values()]
+for name, share in zip(painted, rows, strict=True):
+    print(f"{name:32} the judge sees a sword: {share:.0%}")
+
+# %% [markdown]
+# <details><summary>What did you observe?</summary>
+#
+# Setting rows to zero is weaker than it seems: the neighbours have already taken in that there is a sword. Only a new text
+# is a clean operation. The numbers above are for one seed; run the cell with others before you believe them.
+#
+# </details>
+#
+# Operate yourself: choose a word, a strength, or another word, and press **Run**.
+
+# %%
+from wan_tutorial.mini.world import draw_scene
+from wan_tutorial.show import explore_words, fit_projection
+
+known = render([draw_scene(seed) for seed in range(5)], height=96, width=96, frames=13)
+look = fit_projection([pipe.encode(video) for video in known], list(known))
+board = explore_words(
+    PROMPT, lambda prompt: pipe.text_encoder.encode(prompt, length), paint, look, word="sword"
+)
+
+# %% [markdown]
+# ## Build: walk between two prompts
+#
+# Between two embeddings lie points that no sentence leads to. Write the straight line from `a` to `b`.
+
+
+# %%
+def blend(a, b, amount):
+    """-> the embedding between a (amount 0) and b (amount 1)"""
+    ...
+
+
+# %%
+blend = check_blend(blend)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def blend(a, b, amount):
+#     return (1 - amount) * a + amount * b
+# ```
+#
+# </details>
+
+# %%
+from wan_tutorial.show import explore_pictures
+from wan_tutorial.show.video import film_strip
+
+start, end = (
+    pipe.encode_text("a campfire with orange flames in the dark"),
+    pipe.encode_text("a campfire with blue flames in the snow"),
+)
+strips = {}
+for amount in (0.0, 0.25, 0.5, 0.75, 1.0):
+    *_, last = paint(blend(start.positive, end.positive, amount))
+    strips[f"{amount:.0%} of the way"] = film_strip(
+        pipe.decode(last.latent), 6, fps=pipe.entry.fps, frame_height=140
+    )
+book = explore_pictures(
+    strips, name="orange to blue", alt="A walk between two prompts: first, middle and last stop"
+)
+
+# %% [markdown]
+# ## Build: one byte of the file
+#
+# UMT5-XXL has 5.7 billion numbers. The file keeps each weight of its layers in one byte, a *float8*, and one scale for each
+# matrix. Here are a few bytes of the first matrix.
+
+# %%
+from wan_tutorial.files import read_tensors
+
+tensors = read_tensors(pipe.files["text_encoder"]).tensors
+matrix = "encoder.block.0.layer.0.SelfAttention.q"
+row, scale = tensors[f"{matrix}.weight"][0], tensors[f"{matrix}.scale_weight"].item()
+codes = row[:6].view(torch.uint8).tolist()
+print("  ".join(f"{code:08b}" for code in codes), f"  scale {scale:.3g}")
+
+# %% [markdown]
+# The highest bit is the sign. The next four are the exponent, stored plus 7. The last three are the fraction, with a 1
+# before it that is not stored. If the exponent bits are 0, the number is fraction / 8 · 2⁻⁶ instead. All times the scale.
+
+
+# %%
+def fp8_value(byte, scale):
+    """A byte (0 to 255) -> the weight it stands for"""
+    ...
+
+
+# %%
+fp8_value = check_fp8_value(fp8_value)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def fp8_value(byte, scale):
+#     sign = -1 if byte & 128 else 1
+#     exponent, fraction = byte >> 3 & 15, byte & 7
+#     if exponent == 0:
+#         return sign * fraction / 8 * 2**-6 * scale
+#     return sign * (1 + fraction / 8) * 2 ** (exponent - 7) * scale
+# ```
+#
+# </details>
+
+# %%
+# NBVAL_CHECK_OUTPUT
+mine = torch.tensor([fp8_value(code, scale) for code in row.view(torch.uint8).tolist()])
+print("the whole row as PyTorch reads it:", torch.allclose(mine, row.float() * scale))
+
+# %% [markdown]
+# ## Explain
+#
+# **Why does fp8 need the scale? The exponent already reaches from 2⁻⁶ to 2⁸.**
+#
+# <details><summary>Answer</summary>
+#
+# The weights are small, and near its lower end fp8 is coarse: below 2⁻⁶ the steps no longer shrink. The scale moves the
+# matrix to where the steps are fine: the largest weight becomes 448, the largest number that the format has.
+#
+# </details>
+#
+# ## Break it
+#
+# Some loaders forgot the scale. Nothing fails: every shape is right, and the model runs. **Predict** what comes out.
+
+# %%
+from wan_tutorial.text import load_text_encoder
+
+without = {name: torch.ones_like(t) if name.endswith("scale_weight") else t for name, t in tensors.items()}
+broken = load_text_encoder(without).encode(PROMPT, length).embedding
+right, wrong = text.positive[: encoded.tokens], broken[: encoded.tokens]
+print(
+    "cosine of each word with what it should be: mean",
+    round(torch.cosine_similarity(right, wrong).mean().item(), 2),
+)
+
+# %%
+fates = {"with the scales": painted["as it is"], "without": pipe.decode(list(paint(broken))[-1].latent)}
+show_figure(
+    plot_strips(
+        fates, fps=pipe.entry.fps, alt="The same prompt with and without the scales of the text encoder"
+    )
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# A video, but not the one asked for: the words have become other points. Such errors are silent, and only a comparison
+# with numbers known to be right finds them.
+#
+# </details>
+#
+# ## On the real model
+#
+# Every cell runs unchanged with `MODEL = "wan2.1-vace-14b-q3"` on a machine that fits; only the CLIP here knows nothing but
+# firesides. The real encoder is the same architecture, larger:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from wan_tutorial.machine.weights import find_model
+from wan_tutorial.text import TextShape
+
+print(TextShape())
+print(find_model("wan2.1-vace-14b-q3").files["text_encoder"].name)
+
+# %% [markdown]
+# It knows a hundred languages (Wan's own default negative prompt is Chinese) and any word. ComfyUI also reads `(word:1.2)`
+# as a weight, which this kit and diffusers do not; a prompt with such brackets means different things in the two. How well
+# word surgery works on the real model has not been measured here.
+#
+# ## Recap
+#
+# - A prompt is cleaned, cut into pieces, and becomes one row of numbers for each; the rows after its end are zero.
+# - UMT5 gives a sequence whose rows know their neighbours. CLIP gives one point, shared with pictures. Wan reads UMT5.
+# - Embeddings can be changed like any numbers, but a word's meaning has spread into its neighbours.
+#
+# **1. Two prompts have the same words in another order. Are their embeddings the same rows in another order?**
+#
+# <details><summary>Answer</summary>
+#
+# No. Every row depends on its neighbours and their distance.
+#
+# </details>
+#
+# **2. Why can a LoRA's "clip strength" do nothing with this model?**
+#
+# <details><summary>Answer</summary>
+#
+# It would change the text encoder, and the LoRA file used here holds no numbers for it. Lesson 07 looks inside.
+#
+# </details>
+#
+# **3. What does the byte 1 0111 100 stand for, at scale 1?**
+#
+# <details><summary>Answer</summary>
+#
+# Sign minus, exponent 7 - 7 = 0, fraction 4 / 8: minus 1.5.
+#
+# </details>
+#
+# **Next:** [02 · Start from noise](02_start_from_noise.ipynb)
