@@ -1,17 +1,3 @@
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 03 · Watch noise become a video
 #
@@ -31,10 +17,9 @@ import importlib.util
 import subprocess
 import sys
 
+KIT = "wan_tutorial-0.1.0-py3-none-any.whl"
 if importlib.util.find_spec("wan_tutorial") is None:  # on Colab, once: the kit and what it needs
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "wan_tutorial-0.1.0-py3-none-any.whl"], check=True
-    )
+    subprocess.run([sys.executable, "-m", "pip", "install", KIT], check=True)
 
 from wan_tutorial.show import show_machine, show_place
 

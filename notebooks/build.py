@@ -34,8 +34,9 @@ SETUP = """import importlib.util
 import subprocess
 import sys
 
+KIT = "{kit}"
 if importlib.util.find_spec("wan_tutorial") is None:  # on Colab, once: the kit and what it needs
-    subprocess.run([sys.executable, "-m", "pip", "install", "{kit}"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", KIT], check=True)
 
 from wan_tutorial.show import show_machine, show_place
 
@@ -93,8 +94,9 @@ def renew_source(path: Path) -> None:
         for tag in set(cell.metadata.get("tags", [])) & set(shared):
             changed |= cell.source != shared[tag]
             cell.source = shared[tag]
-    if changed:
-        jupytext.write(notebook, path, fmt="py:percent")
+    if changed or path.read_text().startswith("# ---"):
+        notebook.metadata = nbformat.from_dict({"jupytext": {"notebook_metadata_filter": "-all"}})
+        path.write_text(jupytext.writes(notebook, fmt="py:percent"))
 
 
 # ------------------------------------------------------------------------------------------------- building

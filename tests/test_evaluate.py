@@ -27,6 +27,7 @@ from wan_tutorial.mini.evaluate import (
 from wan_tutorial.mini.judge import Judge, new_clip
 from wan_tutorial.mini.world import HELD_OUT, Scene, draw_scene, render
 from wan_tutorial.pipeline import load
+from wan_tutorial.sizes import VideoSize
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +65,7 @@ def test_frechet_distance_of_known_gaussians():
 
 def test_vae_figures_of_a_known_error():
     scenes = [Scene(seed=1), Scene(setting="snow", seed=2)]
-    videos, masks = render_scenes(scenes)
+    videos, masks = render_scenes(scenes, VideoSize())
     assert masks.shape == videos.shape[:-1]
     copies = videos + 0.02 * (torch.arange(2 * 13).view(2, 13, 1, 1, 1) % 2 * 2 - 1)
     row = measure_vae(videos, masks, copies, scenes)
@@ -106,7 +107,7 @@ def test_json_and_hashes(tmp_path):
 
 def test_the_whole_evaluation_runs(tmp_path, monkeypatch):
     pipe = load("mini", **vars(write_small_model(tmp_path)), device="cpu")
-    pipe.entry = replace(pipe.entry, steps=1)
+    pipe.entry = replace(pipe.entry, steps=1, size=VideoSize(32, 32, 5))
     monkeypatch.setattr(module, "TRAINING_POOLS", ((0, 200),))
     torch.manual_seed(0)
     saved = []

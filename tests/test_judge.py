@@ -31,6 +31,7 @@ from wan_tutorial.mini.judge import (
 )
 from wan_tutorial.mini.train_judge import caption_texts, disturb, match_loss, short_texts
 from wan_tutorial.mini.world import CAMERAS, COLOURS, Scene, draw_scene, render
+from wan_tutorial.sizes import VideoSize
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,7 +173,7 @@ def test_a_missing_or_foreign_file_is_named(tmp_path):
 @pytest.mark.skipif(not judge_path().exists(), reason="the judge is not trained yet")
 def test_the_shipped_judge_is_right_about_new_renders():
     judge, scenes = load_judge(), held_out_scenes(48, defects=False)
-    video, _ = render_scenes(scenes)
+    video, _ = render_scenes(scenes, VideoSize())
     accuracy = zero_shot_accuracy(judge, video, scenes)
     assert min(accuracy[name] for name in ("subject", "colour", "setting")) >= 0.9
     assert len(right_answers(judge, video, scenes)["subject"]) == 48

@@ -187,7 +187,7 @@ def test_the_builder_stores_pictures_as_images_and_drops_what_belongs_to_one_run
     widget = nbformat.v4.new_output("display_data", live)
     bar = nbformat.v4.new_output("stream", name="stderr", text="steps 3/20")
     cell = nbformat.v4.new_code_cell(
-        "x", outputs=[picture, widget, bar], metadata={"execution": {"iopub": 1}}
+        "x", outputs=[picture, widget, bar], metadata={"execution": {"iopub.status.busy": "now"}}
     )
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
     build.clean(notebook)

@@ -1,4 +1,4 @@
-"""The command `wan-tutorial`: make a video, look into a model file, ask what this machine can run.
+"""The command `wan-tutorial`: make a video, fetch a model, look into a model file, ask what this machine can run.
 
 Stands in front of the pipeline and adds nothing to it: words become settings here, and a `WanError` becomes one
 sentence. Nothing heavy is imported until a command needs it, so help and mistakes in arguments are answered at once.
@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from wan_tutorial.workflow.command import add_workflow_command
 
 if TYPE_CHECKING:
     from wan_tutorial.machine.hardware import StageUse
+    from wan_tutorial.machine.plan import Plan
+    from wan_tutorial.machine.weights import ModelFile
     from wan_tutorial.pipeline import Pipeline, Result
     from wan_tutorial.sizes import VideoSize
 
@@ -30,8 +33,14 @@ EXAMPLES = """examples:
   wan-tutorial generate "an axe beside the fire" --steps 8 --guidance 4 --sampler euler --strip
   wan-tutorial inspect assets/mini/Wan2.1_mini_VACE-Q3_K_S.gguf
   wan-tutorial workflow run assets/workflows/t2v_workflow.json
-  wan-tutorial doctor
+  wan-tutorial doctor wan2.1-vace-14b-q3 --card T4 --size 832x480 --frames 33 --steps 4 --guidance 1
+  wan-tutorial download wan2.1-vace-14b-q3 --folder ~/ComfyUI/models
 """
+
+MODEL_NAMES = """mini, mini-f16, wan2.1-vace-14b-q3, wan2.1-vace-1.3b, or the 14B one in other quantisations:
+wan2.1-vace-14b-q4_0, wan2.1-vace-14b-q4_1, wan2.1-vace-14b-q4_k_s, wan2.1-vace-14b-q4_k_m, wan2.1-vace-14b-q5_0,
+wan2.1-vace-14b-q5_1, wan2.1-vace-14b-q5_k_s, wan2.1-vace-14b-q5_k_m, wan2.1-vace-14b-q6_k, wan2.1-vace-14b-q8_0,
+wan2.1-vace-14b-f16"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,11 +91,24 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--tensors", action="store_true", help="list every tensor with its shape and type")
     inspect.set_defaults(run=run_inspect)
 
+    download = commands.add_parser(
+        "download",
+        help="fetch the files of a real model",
+        description="Fetch what is missing of a model's files, into a folder in ComfyUI's models/ layout; an "
+        "interrupted download goes on where it stopped. Without a name: the list of what there is.",
+    )
+    download.add_argument("name", nargs="?", metavar="NAME", help="a model, a LoRA or clip")
+    download.add_argument("--folder", type=Path, metavar="DIR", help="your models folder (default: models/)")
+    download.add_argument("--verify", action="store_true", help="compare what is here with its checksums")
+    download.set_defaults(run=run_download)
+
     doctor = commands.add_parser(
         "doctor",
         help="see what this machine has and what it can run",
-        description="See what this machine has, and which models run on it, and why.",
+        description="See what this machine has, and which models run on it, and why; with a model's name the whole "
+        "plan: memory and minutes of each stage, before anything is downloaded.",
     )
+    _add_doctor_options(doctor)
     doctor.set_defaults(run=run_doctor)
 
     add_workflow_command(commands)
@@ -122,9 +144,8 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         help="noise levels: simple, normal, sgm_uniform, beta as in ComfyUI, diffusers, official (simple)",
     )
     add = parser.add_argument_group("which model").add_argument
-    add(
-        "--model", default="mini", metavar="NAME", help="mini, mini-f16 or wan2.1-vace-14b-q3 (default: mini)"
-    )
+    add("--model", default="mini", metavar="NAME", help=f"{MODEL_NAMES} (default: mini)")
+    add("--models", type=Path, metavar="DIR", help="folder of downloaded models, such as ComfyUI/models")
     add("--transformer", metavar="FILE", help="your own file in place of the model's (.gguf)")
     add("--text-encoder", metavar="FILE", help="the same (.safetensors)")
     add("--vae", metavar="FILE", help="the same (.safetensors)")
@@ -146,6 +167,18 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         help="write the mp4 N times larger, for the eye (default: 1)",
     )
     add("--quiet", action="store_true", help="no progress bars and no notices")
+
+
+def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="plan a run of this model, such as mini")
+    add = parser.add_argument_group("what to plan").add_argument
+    add("--card", metavar="NAME", help="another machine than this: T4, L4, A100, 8GB, 12GB, 16GB, 24GB or CPU")
+    add("--size", metavar="WxH", help="pixels, multiples of 16 (default: the model's own)")
+    add("--frames", type=int, metavar="N", help="length in frames, 4k + 1")
+    add("--steps", type=int, metavar="N", help="default: the model's own")
+    add("--guidance", type=float, metavar="G", help="above 1 asks the transformer twice at each step")
+    add("--lora", action="store_true", help="with a LoRA")
+    add("--reference", action="store_true", help="with a reference image")
 
 
 # --------------------------------------------------------------------------------------------------- generate
@@ -207,6 +240,7 @@ def load_pipeline(options: argparse.Namespace) -> Pipeline:
         text_encoder=options.text_encoder,
         vae=options.vae,
         device=options.device,
+        folder=options.models,
         progress=not options.quiet,
     )
 
@@ -239,7 +273,37 @@ def spoken_peak(use: StageUse) -> str:
     return f"memory peak {spoken_bytes(use.memory_peak)}{gpu}"
 
 
-# ------------------------------------------------------------------------------------------ inspect and doctor
+# --------------------------------------------------------------------------------- download, inspect and doctor
+
+
+def run_download(options: argparse.Namespace) -> int:
+    """Fetch a model's files, or print what there is."""
+    from wan_tutorial.machine.download import download
+    from wan_tutorial.machine.weights import EXTRAS, MODELS
+
+    if options.name:
+        for path in download(options.name, options.folder, verify=options.verify):
+            print(path)
+        return 0
+    for name, entry in MODELS.items():
+        print_files(name, tuple(entry.files.values()), options.folder)
+    for name, files in EXTRAS.items():
+        print_files(name, files, options.folder)
+    return 0
+
+
+def print_files(name: str, files: Sequence[ModelFile], folder: Path | None) -> None:
+    """A model's files: size, licence, where from, and whether they are here."""
+    from wan_tutorial.machine.hardware import spoken_bytes
+    from wan_tutorial.machine.weights import find_file
+
+    print(name)
+    for file in files:
+        size = "" if file.bytes is None else f"{'' if file.exact else 'about '}{spoken_bytes(file.bytes)}, "
+        here = "here" if find_file(file, folder) else "not here"
+        source = file.address if file.repository else "in this package"
+        print(f"  {file.name:58} {here:8}  {size}{file.licence}, {source}")
+
 
 
 def run_inspect(options: argparse.Namespace) -> int:
@@ -252,10 +316,13 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 
 def run_doctor(options: argparse.Namespace) -> int:
-    """Print what this machine has and which models it runs."""
+    """Print what this machine has and which models it runs; with a model's name, the plan of a run."""
     from wan_tutorial.machine.hardware import judge_models, read_machine, spoken_bytes
     from wan_tutorial.machine.weights import MODELS
 
+    if options.model or options.card:
+        print(plan_of(options))
+        return 0
     machine = read_machine()
     gpu = f"{machine.gpu}, {spoken_bytes(machine.gpu_memory)}" if machine.gpu else "none that PyTorch can use"
     print("this machine")
@@ -266,9 +333,30 @@ def run_doctor(options: argparse.Namespace) -> int:
     print(f"  disk       {spoken_bytes(machine.disk_free)} free here")
     print("\nmodels")
     for verdict in judge_models(machine):
-        print(f"  {verdict.model:20} {'runs' if verdict.runs else 'does not run here'}: {verdict.why}")
-        print(f"  {'':20} {MODELS[verdict.model].title}")
+        print(f"  {verdict.model:24} {'runs' if verdict.runs else 'does not run here'}: {verdict.why}")
+        print(f"  {'':24} {MODELS[verdict.model].title}")
+    print("\nwan-tutorial doctor MODEL plans a run: memory and minutes of each stage")
     return 0
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan that the options of doctor ask for; without a model, the real one's."""
+    from wan_tutorial.machine.hardware import read_machine, this_card, usual_run
+    from wan_tutorial.machine.plan import find_card, plan_run
+    from wan_tutorial.machine.weights import find_model
+
+    options.model = options.model or "wan2.1-vace-14b-q3"
+    entry, size = find_model(options.model), read_size(options)
+    usual = usual_run(entry)
+    run = replace(
+        usual,
+        size=size or usual.size,
+        steps=usual.steps if options.steps is None else options.steps,
+        guidance=usual.guidance if options.guidance is None else options.guidance,
+        lora=options.lora,
+        reference=options.reference,
+    )
+    return plan_run(entry, find_card(options.card) if options.card else this_card(read_machine()), run)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,20 @@ from tqdm import tqdm
 from wan_tutorial import noise as seeds
 from wan_tutorial.errors import WanError
 from wan_tutorial.files import read_tensors
-from wan_tutorial.machine.hardware import Placement, StageMeter, StageUse, place_model, read_machine
+from wan_tutorial.machine.hardware import (
+    Placement,
+    StageMeter,
+    StageUse,
+    must_tile,
+    place_model,
+    plan_here,
+    read_machine,
+)
+from wan_tutorial.machine.plan import Run
 from wan_tutorial.machine.weights import ROLES, ModelEntry, find_files, find_model
 from wan_tutorial.sampling import denoise as sampling
 from wan_tutorial.sampling.denoise import SamplingSettings
+from wan_tutorial.sampling.keep import KeptRun, RememberedVelocity
 from wan_tutorial.sampling.solvers import Step
 from wan_tutorial.sizes import VideoSize
 
@@ -79,17 +89,19 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     widen_budget_bytes: int | None = None,
+    folder: str | Path | None = None,
     progress: bool = False,
 ) -> Pipeline:
     """Find a model's files, read them and build the pipeline; `wan.load("mini")` is the scale model.
 
-    `model` names an entry of the catalogue, whose settings hold; a path takes the place of one of its files. Device,
+    `model` names an entry of the catalogue, whose settings hold; a path takes the place of one of its files; `folder`
+    is where downloaded models are, if not where `wan-tutorial download` puts them (ComfyUI's models/ will do). Device,
     number format and the memory for widened weights are chosen for this machine where they are not given:
     `pipe.placement` says what was chosen and why. Raises WanError for a file that is missing, damaged or of another
     model.
     """
     entry = find_model(model)
-    files = find_files(entry, {"transformer": transformer, "text_encoder": text_encoder, "vae": vae})
+    files = find_files(entry, {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}, folder=folder)
     placement = place_model(
         entry, read_machine(), device=device, dtype=dtype, widen_budget_bytes=widen_budget_bytes
     )
@@ -155,10 +167,10 @@ class Pipeline:
         if role == "text_encoder":
             from wan_tutorial.text import load_text_encoder
 
-            return load_text_encoder(tensors, device=place.device)
+            return load_text_encoder(tensors, device=place.text_device)
         from wan_tutorial.vae import load_vae
 
-        return load_vae(tensors).to(place.device)
+        return load_vae(tensors, dtype=place.vae_dtype).to(place.device)
 
     # --------------------------------------------------------------------------------------------- the stages
 
@@ -186,12 +198,13 @@ class Pipeline:
         denoise: float = 1.0,
         start: Tensor | None = None,
         vace_context: Tensor | None = None,
+        keep: KeptRun | None = None,
     ) -> Iterator[Step]:
         """Noise to a clean latent, one named Step at a time; the last step's `latent` goes to `decode`.
 
         Settings that are not given are the model's own. `start`, a latent of the noise's shape, with `denoise` below
         1: begin from this video, noised only that far. `vace_context` (1, 96, F, H, W): what the VACE blocks look at;
-        without one they rest.
+        without one they rest. `keep`: where the model's answers are kept, so that an interrupted run can go on.
         """
         settings = self.settings(
             steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
@@ -210,12 +223,17 @@ class Pipeline:
             settings.guidance,
             together=self.entry.light,
         )
+        answer = velocity_of if keep is None else RememberedVelocity(velocity_of, keep)
         start = None if start is None else start.to(device)
-        return sampling.denoise(velocity_of, noise.to(device), settings=settings, start=start)
+        return sampling.denoise(answer, noise.to(device), settings=settings, start=start)
 
     def decode(self, latent: Tensor) -> Tensor:
         """A latent to pixels: (1, 16, F, H, W) -> video (frames, height, width, 3) in [-1, 1], on the CPU."""
-        return self.vae.decode(latent)[0].permute(1, 2, 3, 0).cpu()  # (3, f, h, w) -> (f, h, w, 3)
+        tiled = not self.entry.light and must_tile(
+            self.entry, VideoSize.of_latent(latent.shape), self.vae.dtype, read_machine()
+        )
+        video = self.vae.decode(latent, tiled=tiled)[0]
+        return video.permute(1, 2, 3, 0).cpu()  # (3, f, h, w) -> (f, h, w, 3)
 
     def encode(self, video: Tensor) -> Tensor:
         """Pixels to a latent: (frames, height, width, 3) in [-1, 1] -> (1, 16, F, H, W)."""
@@ -247,19 +265,23 @@ class Pipeline:
         scheduler: str | None = None,
         denoise: float = 1.0,
         start: Tensor | None = None,
+        keep: str | Path | None = None,
         progress: bool = True,
     ) -> Result:
         """A prompt to a video: text, noise, steps, decode.
 
         Settings that are not given are the model's own; `start` is a video (frames, height, width, 3) of the same
-        size, to begin from when `denoise` is below 1. Raises WanError before any work for what cannot be done.
+        size, to begin from when `denoise` is below 1. `keep` names a folder for the run: interrupted, it goes on there
+        from its last step when asked for again; finished, the folder is emptied. Raises WanError before any work for
+        what cannot be done.
         """
         size = size or self.entry.size
         settings = self.settings(
             steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
         )
-        notices = self.notices(prompt, negative, size)
+        notices = (*self.notices(prompt, negative, size), *self._plan_notices(size, settings))
         _say(notices, progress)
+        kept = None if keep is None else self._kept_run(keep, prompt, negative, seed, size, settings, start)
         meter = StageMeter(self.placement.device)
         noise = self.draw_noise(size, seed=seed)
         with _stage(meter, "text", progress):
@@ -267,7 +289,7 @@ class Pipeline:
             self.free("text_encoder")
         with _stage(meter, "steps", progress, total=settings.steps) as bar:
             clean = None if start is None else self.encode(start)
-            for step in self.denoise(noise, text, start=clean, **vars(settings)):
+            for step in self.denoise(noise, text, start=clean, keep=kept, **vars(settings)):
                 latent = step.latent
                 bar.update()
             self.free("transformer")

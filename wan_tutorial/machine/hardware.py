@@ -1,7 +1,8 @@
 """What this machine has, what fits on it and why, and what each stage took.
 
 Stands beside the pipeline, which asks here for the device, the number format and the memory it may use; every answer
-comes with its reason, to be shown. In: nothing but the machine. Out: `Machine`, choices, `StageUse`.
+comes with its reason, to be shown. In: nothing but the machine. Out: `Machine`, choices, `StageUse`. What a run will
+take is predicted in `plan.py`; what a stage did take is measured here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,19 @@ import psutil
 import torch
 
 from wan_tutorial.errors import WanError
+from wan_tutorial.machine.plan import (
+    CARDS,
+    CUDA_CONTEXT,
+    SPARE,
+    Card,
+    Plan,
+    Run,
+    decode_memory,
+    plan_run,
+    text_memory,
+)
 from wan_tutorial.machine.weights import GIGABYTE, MODELS, ModelEntry
+from wan_tutorial.sizes import VideoSize
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,8 @@ class Placement:
     dtype_why: str
     widen_budget_bytes: int
     widen_why: str
+    text_device: torch.device = torch.device("cpu")
+    vae_dtype: torch.dtype = torch.float32
 
 
 def place_model(
@@ -94,15 +109,24 @@ def place_model(
     number, dtype_why = (
         (dtype, "as asked for") if dtype is not None else _choose_dtype(entry, machine, chosen)
     )
+    on_gpu = chosen.type == "cuda"
+    text_fits = entry.light or machine.gpu_memory * SPARE > CUDA_CONTEXT + text_memory(entry)
+    parts = {
+        "text_device": chosen if on_gpu and text_fits else torch.device("cpu"),
+        "vae_dtype": number if on_gpu and not entry.light else torch.float32,
+    }
     if widen_budget_bytes is not None:
         if widen_budget_bytes < 0:
             raise WanError(
                 f"The widen budget is a number of bytes, 0 or more, not {widen_budget_bytes}: try 0."
             )
-        return Placement(chosen, device_why, number, dtype_why, widen_budget_bytes, "as asked for")
-    free = machine.gpu_memory_free if chosen.type == "cuda" else machine.memory_free
+        return Placement(chosen, device_why, number, dtype_why, widen_budget_bytes, "as asked for", **parts)
+    if not entry.light:
+        why = "the model barely fits packed, and unpacking at each step costs little beside the step"
+        return Placement(chosen, device_why, number, dtype_why, 0, why, **parts)
+    free = machine.gpu_memory_free if on_gpu else machine.memory_free
     widen_why = "a quarter of the memory that is free; weights held wide need no unpacking at each step"
-    return Placement(chosen, device_why, number, dtype_why, free // 4, widen_why)
+    return Placement(chosen, device_why, number, dtype_why, free // 4, widen_why, **parts)
 
 
 def _choose_device(machine: Machine, asked: str | torch.device | None) -> tuple[torch.device, str]:
@@ -149,20 +173,50 @@ def judge_models(machine: Machine) -> list[Verdict]:
 
 
 def _judge_model(entry: ModelEntry, machine: Machine) -> Verdict:
-    needs, gpu_needs = entry.memory_needed, entry.gpu_memory_needed
-    if machine.memory < needs:
-        why = f"it needs {spoken_bytes(needs)} of memory, and this machine has {spoken_bytes(machine.memory)}"
-        return Verdict(entry.name, False, why)
-    if gpu_needs and not machine.gpu:
-        why = f"it needs an NVIDIA GPU with {spoken_bytes(gpu_needs)}, and PyTorch finds none here"
-        return Verdict(entry.name, False, why)
-    if machine.gpu_memory < gpu_needs:
-        has = spoken_bytes(machine.gpu_memory)
-        why = f"it needs a GPU with {spoken_bytes(gpu_needs)}, and the {machine.gpu} has {has}"
-        return Verdict(entry.name, False, why)
+    if machine.memory < entry.memory_needed:
+        needs, has = spoken_bytes(entry.memory_needed), spoken_bytes(machine.memory)
+        return Verdict(entry.name, False, f"it needs {needs} of memory, and this machine has {has}")
+    plan = plan_run(entry, this_card(machine), usual_run(entry))
+    fitting = plan.nearest if plan.nearest and machine.gpu else None
+    if not plan.fits and not fitting:
+        return Verdict(entry.name, False, f"{plan.problem} (predicted)")
     placement = place_model(entry, machine)
     number = str(placement.dtype).removeprefix("torch.")
-    return Verdict(entry.name, True, f"on {placement.device}, in {number}: {placement.dtype_why}")
+    small = f"; {fitting.size} at most ({plan.problem}; predicted)" if fitting else ""
+    return Verdict(entry.name, True, f"on {placement.device}, in {number}: {placement.dtype_why}{small}")
+
+
+def usual_run(entry: ModelEntry) -> Run:
+    """How a model is usually run: the scale model by its own settings, a heavy one distilled, in 4 steps."""
+    if entry.light:
+        return Run(entry.size, entry.steps, entry.guidance)
+    return Run(entry.size, 4, 1.0, lora=True)
+
+
+def this_card(machine: Machine) -> Card:
+    """This machine as the plan sees it: a card of the table by its name, or else the one nearest in memory."""
+    if not machine.gpu:
+        cpu = CARDS["CPU"]
+        speed, source = 5e10 * machine.cores, "assumed: 50 GFLOP/s for each core, in float32"
+        return Card("this CPU", 0, machine.memory, min(speed, 10 * cpu.speed), False, source)
+    words = machine.gpu.replace("-", " ").split()
+    known = [CARDS[name] for name in ("T4", "L4", "A100") if name in words]
+    near = known or sorted(
+        (card for card in CARDS.values() if card.vram), key=lambda card: abs(card.vram - machine.gpu_memory)
+    )
+    source = near[0].source if known else f"assumed: as the card {near[0].name} of the table"
+    return Card(machine.gpu, machine.gpu_memory, machine.memory, near[0].speed, machine.gpu_bf16, source)
+
+
+def must_tile(entry: ModelEntry, size: VideoSize, dtype: torch.dtype, machine: Machine) -> bool:
+    """Whether the VAE has to decode in tiles on this machine, as it stands now."""
+    free = machine.gpu_memory_free if machine.gpu else machine.memory_free
+    return not entry.light and decode_memory(size, dtype.itemsize, False) > free * SPARE
+
+
+def plan_here(entry: ModelEntry, run: Run, machine: Machine | None = None) -> Plan:
+    """What a run will take on this machine."""
+    return plan_run(entry, this_card(machine or read_machine()), run)
 
 
 def spoken_bytes(count: int | float) -> str:

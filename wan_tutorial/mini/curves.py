@@ -18,6 +18,7 @@ CURVES = {
     "text": ("guess", "Text encoder: guess hidden words", "cross-entropy (nats)"),
     "vae_frames": ("psnr", "VAE on single frames", "PSNR of crops (dB)"),
     "vae_videos": ("psnr", "VAE on 13 frames", "PSNR of crops (dB)"),
+    "vae_decoder": ("psnr", "VAE decoder alone", "PSNR of crops (dB)"),
     "transformer": ("loss", "Transformer: velocity", "squared error"),
     "judge": ("loss", "Judge: match pictures and texts", "contrastive loss"),
 }

@@ -23,13 +23,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.mini.captions import BRIEF_NEGATIVE, BRIEF_PROMPT, FREE_PHRASINGS, WORDS, write_caption
-from wan_tutorial.mini.judge import Judge, judge_path, load_judge, measure_camera, names_in, scene_values
-from wan_tutorial.mini.world import CORE, EDGE, Scene, brief_scene, draw_scene, render
+from wan_tutorial.mini.judge import (
+    FROZEN_SHA256,
+    Judge,
+    judge_path,
+    load_judge,
+    measure_camera,
+    names_in,
+    scene_values,
+)
+from wan_tutorial.mini.world import CORE, EDGE, Scene, brief_scene, draw_scene, render_with_mask
 from wan_tutorial.pipeline import Pipeline, load
 from wan_tutorial.show.video import to_uint8, write_picture
 from wan_tutorial.sizes import VideoSize
@@ -95,11 +102,10 @@ def held_out_scenes(count: int, *, split: str = "train", defects: bool = True) -
     return scenes if defects else [replace(scene, defect=None) for scene in scenes]
 
 
-def render_scenes(scenes: Sequence[Scene], *, size: VideoSize | None = None) -> tuple[Tensor, Tensor]:
+def render_scenes(scenes: Sequence[Scene], size: VideoSize) -> tuple[Tensor, Tensor]:
     """Videos (N, F, H, W, 3) and the masks (N, F, H, W) of flame and subject."""
-    size = size or VideoSize()
     shape = {"height": size.height, "width": size.width, "frames": size.frames}
-    parts = [render(scenes[i : i + 16], **shape, return_mask=True) for i in range(0, len(scenes), 16)]
+    parts = [render_with_mask(scenes[i : i + 16], **shape) for i in range(0, len(scenes), 16)]
     return torch.cat([video for video, _ in parts]), torch.cat([mask for _, mask in parts])
 
 
@@ -189,20 +195,29 @@ def answers(judge: Judge, videos: Tensor, truths: Sequence[Mapping[str, str]]) -
 
 
 def read_hue(videos: Tensor) -> list[str]:
-    """The flames' colour without the judge: the hue where a video is bright and flickers, by the nearest of five."""
-    pixels = (videos + 1) / 2
+    """The flames' colour without the judge: the hue around the hearth where a video flickers, by the nearest of five.
+
+    Strong colours count more, as a flame's edge is coloured and its core nearly white.
+    """
+    height, width = videos.shape[2:4]
+    side = min(height, width)
+    rows = slice(round(height / 2 - 0.25 * side), round(height / 2 + 0.33 * side))
+    columns = slice(round(width / 2 - 0.35 * side), round(width / 2 + 0.35 * side))
+    pixels = (videos[:, :, rows, columns] + 1) / 2
     light = pixels.amax(-1)
-    flicker = light.std(1, keepdim=True) * light.square()  # (N, F, H, W)
-    flame = flicker >= flicker.flatten(1).quantile(0.97, dim=1)[:, None, None, None]
-    colour = (pixels * flame[..., None]).sum((1, 2, 3)) / flame.sum((1, 2, 3))[:, None]  # (N, 3)
+    brightest = light.argmax(1)[:, None, ..., None].expand(-1, 1, -1, -1, 3)
+    colour = pixels.gather(1, brightest)[:, 0]  # (N, h, w, 3)
+    change = light.amax(1) - light.amin(1)
+    weight = change >= change.flatten(1).quantile(0.9, dim=1)[:, None, None]
+    weight = weight * (colour.amax(-1) - colour.amin(-1) + 0.02)
+    seen = (colour * weight[..., None]).sum((1, 2)) / weight.sum((1, 2))[:, None]  # (N, 3)
     known = (
         torch.tensor([EDGE[name] for name in EDGE]) * 0.5 + torch.tensor([CORE[name] for name in EDGE]) * 0.5
     )
-    chroma = [c - c.mean(-1, keepdim=True) for c in (colour, known)]
-    white = chroma[0].norm(dim=-1) < 0.13
-    nearest = F.cosine_similarity(chroma[0][:, None], chroma[1][None, :4], dim=-1).argmax(1)
-    names = list(EDGE)
-    return ["white" if w else names[i] for w, i in zip(white.tolist(), nearest.tolist(), strict=True)]
+    seen, known = (
+        c / c.mean(-1, keepdim=True) for c in (seen, known)
+    )  # hue and strength, whatever the light
+    return [tuple(EDGE)[i] for i in torch.cdist(seen, known).argmin(1).tolist()]
 
 
 # --- generated videos -----------------------------------------------------------------------------------
@@ -232,7 +247,9 @@ def measure_novelty(pipe: Pipeline, painted: Tensor, *, count: int) -> Row:
 
     def latents(seeds: Iterable[int], name: str) -> Tensor:
         scenes = [brief_scene(seed) for seed in seeds]
-        return torch.cat([pipe.encode(video) for video in tqdm(render_scenes(scenes)[0], desc=name)])
+        return torch.cat(
+            [pipe.encode(video) for video in tqdm(render_scenes(scenes, pipe.entry.size)[0], desc=name)]
+        )
 
     seen = latents(range(first, first + min(number, count * 4)), "training latents").flatten(1)
     new = latents(range(HELD_OUT_SEED, HELD_OUT_SEED + count), "new latents").flatten(1)
@@ -334,14 +351,17 @@ def evaluate(
         save(report)
 
     scenes, unseen = (held_out_scenes(sample.renders, split=split) for split in ("train", "held_out"))
-    renders, masks = render_scenes(scenes)
+    renders, masks = render_scenes(scenes, pipe.entry.size)
     copies = reconstruct(pipe, renders)
     add(
         "vae",
         measure_vae(renders, masks, copies, scenes) | {"sheets": show_sheets(copies, "vae", sample.folder)},
     )
     add("judge_on_renders", measure_judge(judge, renders, scenes))
-    add("judge_on_held_out_combinations", measure_judge(judge, render_scenes(unseen)[0], unseen))
+    add(
+        "judge_on_held_out_combinations",
+        measure_judge(judge, render_scenes(unseen, pipe.entry.size)[0], unseen),
+    )
     add("judge_on_reconstructions", measure_judge(judge, copies, scenes))
     if "generated" in groups:
         _evaluate_generated(pipe, judge, sample, add)
@@ -367,9 +387,8 @@ def _evaluate_generated(
         name: value for name, value in _truth(brief_scene(0)).items() if name not in ("flame_size", "defect")
     }
     row = measure_obedience(judge, brief, [truth] * 8) | {"seconds_a_video": round(seconds, 2)}
-    row["variety"] = measure_variety(
-        judge, brief, render_scenes([brief_scene(HELD_OUT_SEED + i) for i in range(8)])[0]
-    )
+    renders, _ = render_scenes([brief_scene(HELD_OUT_SEED + i) for i in range(8)], pipe.entry.size)
+    row["variety"] = measure_variety(judge, brief, renders)
     add("brief", row | {"sheets": show_sheets(brief, "brief", sample.folder)})
     add("novelty", measure_novelty(pipe, latents, count=min(80, sample.captions)))
     for split in ("train", "held_out"):
@@ -379,7 +398,7 @@ def _evaluate_generated(
         row = measure_obedience(judge, painted, truths)
         add(f"captions_{split}", row | {"sheets": show_sheets(painted, split, sample.folder)})
         if split == "train":
-            renders, _ = render_scenes(scenes)
+            renders, _ = render_scenes(scenes, pipe.entry.size)
             add("motion", measure_motion(painted, renders))
             add("likeness", measure_likeness(judge, painted, renders, reconstruct(pipe, renders)))
     prompts, truths = (list(column) for column in zip(*FREE_PHRASINGS[: sample.captions], strict=True))
@@ -451,6 +470,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     files = {role: {"name": path.name, "sha256": sha256(path)} for role, path in pipe.files.items()}
     files["judge"] = {"name": judge_path().name, "sha256": sha256(judge_path())}
+    files["judge"]["frozen"] = files["judge"]["sha256"] == FROZEN_SHA256
     own = pipe.entry
     head = {
         "files": files,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import WanError
 
-STAGES = ("vae_frames", "vae_videos", "text", "transformer")
+STAGES = ("vae_frames", "vae_videos", "vae_decoder", "text", "transformer")
 LIMIT = 15_000_000  # bytes a file
 
 

@@ -27,6 +27,9 @@ from ..errors import WanError
 from .captions import VOCABULARY, WORDS, words_in
 from .world import Scene
 
+# The shipped judge's hash, recorded when it was frozen and before it scored any generated video.
+FROZEN_SHA256 = "d98ec127a2595d6cd7e19480ae32c41e13ab8ee7db35b1d6c1670963a252ca37"
+
 SIDE = 96  # pixels of the square the judge sees
 TEXT_LENGTH = 64
 CLEAN = ("good quality", "clear", "sharp")  # no caption says so; the judge needs words for "no defect"
@@ -109,44 +112,12 @@ class Eye(nn.Module):
         )
         self.summary = nn.Linear(2 * width, width)
 
-    def look(self, pairs: Tensor) -> Tensor:
-        """(B, 6, 96, 96) -> (B, 2 width): what is there on the whole, and what is there most."""
-        picture = self.stem(pairs)
-        return torch.cat((picture.mean((2, 3)), picture.amax((2, 3))), dim=1)
-
-    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        self.seen = self.look(pixel_values)  # training's heads read it too
-        return self.summary(self.seen)[:, None]
-
-
-def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.GELU()
-
-
-class PictureTokens(CLIPVisionEmbeddings):
-    """What CLIP's vision tower reads: 6 x 6 tokens and a class token, which begins as a summary of the picture."""
-
-    def __init__(self, config: CLIPVisionConfig):
-        super().__init__(config)
-        width = config.hidden_size
-        self.stem = nn.Sequential(
-            nn.PixelUnshuffle(4),  # (B, 96, 24, 24)
-            *_convolve(96, 96),
-            Residual(96),
-            *_convolve(96, width, stride=2),  # (B, width, 12, 12)
-            Residual(width),
-        )
-        self.patch_embedding = nn.Conv2d(width, width, 3, stride=2, padding=1)
-        self.summary = nn.Linear(2 * width, width)
-
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         picture = self.stem(pixel_values)
         self.seen = torch.cat(
             (picture.mean((2, 3)), picture.amax((2, 3))), dim=1
         )  # training's heads read it too
-        patches = self.patch_embedding(picture).flatten(2).mT  # (B, 36, width)
-        tokens = torch.cat(((self.class_embedding + self.summary(self.seen))[:, None], patches), dim=1)
-        return tokens + self.position_embedding(self.position_ids)
+        return self.summary(self.seen)[:, None]
 
 
 def new_clip() -> CLIPModel:
@@ -254,6 +225,7 @@ def save_judge(clip: CLIPModel, path: Path) -> None:
     }
     writing = path.with_name(path.name + ".writing")
     save_file(tensors, writing, metadata={"format": "pt", "words": " ".join(WORD_IDS)})
+    writing.chmod(0o644)
     writing.replace(path)
 
 
@@ -311,7 +283,7 @@ def measure_flow(video: Tensor, *, rounds: int = 12) -> Tensor:
     """
     grey = ((video.float().mean(-1) + 1) / 2 + 0.08).log()
     n, frames = grey.shape[:2]
-    side = min(grey.shape[2:]) / 48
+    side = max(1.0, min(grey.shape[2:]) / 48)
     grey = F.avg_pool2d(_soften(grey.flatten(0, 1)[:, None], 0.6 * side), round(side))
     grey = (grey - _soften(grey, 2.5)).view(n, frames, *grey.shape[2:])  # edges, whatever the light does
     before, after = grey[:, :-1], grey[:, 1:]
@@ -334,7 +306,8 @@ def measure_flow(video: Tensor, *, rounds: int = 12) -> Tensor:
         )  # of each place (N, P / F)
         trust = (1 + (miss / (0.2 * miss.mean(1, keepdim=True) + 1e-9)).square()) ** -2
         weight = trust.repeat(1, frames - 1)
-    return flow[..., 0] * torch.tensor([1 / 48, 1 / 48, 1, 1])
+    side = min(height, width)
+    return flow[..., 0] * torch.tensor([1 / side, 1 / side, 1, 1])
 
 
 def measure_camera(video: Tensor) -> list[str]:

@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -133,6 +132,12 @@ def resume(model: nn.Module, average: nn.Module, folder: Path) -> tuple[int, flo
     average.load_state_dict({name[8:]: t for name, t in tensors.items() if name.startswith("average.")})
     step, minutes = (folder / "used.txt").read_text().split()
     return int(step), float(minutes)
+
+
+def averaged(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights of a stage's checkpoint."""
+    tensors = load_file(folder / "checkpoint.safetensors")
+    return {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("average.")}
 
 
 def log(folder: Path, **figures: float) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..files import write_safetensors
@@ -17,6 +16,7 @@ from ..text import Tokenizer
 from ..transformer import WanTransformer, new_transformer, start_vace_blocks
 from ..vae import LATENT_MEAN, LATENT_STD, encode_full_length, new_autoencoder, to_wan_names
 from .data import VideoPool, to_pixels
+from .loop import averaged
 from .quantize import quantize_master, write_text_encoder, write_transformer
 from .train_text import load_trained_text
 from .train_transformer import SHAPE as TRANSFORMER_SHAPE
@@ -29,12 +29,6 @@ TEXT_ENCODER = "umt5_mini_fp8_e4m3fn_scaled.safetensors"
 VAE = "wan_2.1_mini_vae.safetensors"
 
 
-def averaged(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint."""
-    tensors = load_file(folder / "checkpoint.safetensors")
-    return {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("average.")}
-
-
 def release_text_encoder(folder: Path, assets: Path = ASSETS) -> None:
     encoder, _ = load_trained_text(folder)
     spiece = (folder / "tokenizer.model").read_bytes()
@@ -43,10 +37,10 @@ def release_text_encoder(folder: Path, assets: Path = ASSETS) -> None:
 
 
 @torch.no_grad()
-def release_vae(folder: Path, assets: Path = ASSETS, *, stage: str = "vae_videos", sample: int = 192) -> None:
+def release_vae(folder: Path, assets: Path = ASSETS, *, sample: int = 192) -> None:
     """Fold the statistics of `sample` videos' latents into the network and write it in 16 bits, as Wan's is."""
     model = new_autoencoder(VAE_SHAPE).eval()
-    model.load_state_dict(averaged(folder / stage))
+    model.load_state_dict(averaged(folder / "vae_videos"))
     videos = VideoPool(folder, 2560).videos()
     chunks = []
     for start in range(0, sample, 8):
@@ -56,11 +50,13 @@ def release_vae(folder: Path, assets: Path = ASSETS, *, stage: str = "vae_videos
             )
     latents = torch.cat(chunks)  # (N, 16, F, H, W)
     fold_statistics(model, latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4)))
-    state = {
-        name: tensor.to(torch.float16).contiguous()
-        for name, tensor in to_wan_names(model.state_dict()).items()
-    }
-    write_safetensors(assets / VAE, state)
+    write_vae(model, assets)
+
+
+def write_vae(model: AutoencoderKLWan, assets: Path = ASSETS) -> None:
+    """Write a VAE whose latents have Wan's statistics, in 16 bits."""
+    halves = {name: t.to(torch.float16).contiguous() for name, t in to_wan_names(model.state_dict()).items()}
+    write_safetensors(assets / VAE, halves)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
     python -m wan_tutorial.mini.train text --minutes 20         tokenizer and text encoder, from captions
     python -m wan_tutorial.mini.train vae --minutes 60          the VAE, from renders
     python -m wan_tutorial.mini.train latents                   encode the training videos with the released VAE
+    python -m wan_tutorial.mini.train decoder --minutes 20      the VAE's decoder alone, on those latents
     python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
     python -m wan_tutorial.mini.train handover --out FOLDER     averaged weights, 16 bits, in files of 15 MB at most
     python -m wan_tutorial.mini.train takeover --out FOLDER     begin where a hand-over ended, on another machine
@@ -27,18 +28,14 @@ from .handover import hand_over, take_over
 from .latents import LatentPool
 from .train_text import train_text
 from .train_transformer import Batches, train_transformer
-from .train_vae import train_vae
+from .train_vae import train_decoder, train_vae
 
-STAGES = ("text", "vae", "latents", "transformer", "handover", "takeover")
+STAGES = ("text", "vae", "latents", "decoder", "transformer", "handover", "takeover")
 
 
 def pools(folder: Path) -> tuple[list[LatentPool], LatentPool]:
     """The transformer's training videos: many scenes, and more of the brief's own."""
-    many = [
-        VideoPool(folder, 2560),
-        VideoPool(folder, 3072, first_seed=100_000),
-        VideoPool(folder, 6144, first_seed=300_000),
-    ]
+    many = [VideoPool(folder, 2560), VideoPool(folder, 3072, first_seed=100_000)]
     brief = VideoPool(folder, 320, split="brief", first_seed=500_000)
     return [LatentPool(pool) for pool in many], LatentPool(brief)
 
@@ -52,12 +49,17 @@ def run(options: argparse.Namespace) -> None:
     elif options.stage == "vae":
         train_vae(folder, minutes=options.minutes, device=options.device, compile=options.compile)
         release.release_vae(folder, assets)
-    elif options.stage == "latents":
-        tensors = read_tensors(assets / release.VAE).require("vae").tensors
-        vae = load_vae(tensors)
+    elif options.stage in ("latents", "decoder"):
+        vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors)
         many, brief = pools(folder)
-        for pool in (brief, *many):
-            pool.encode(vae)
+        if options.stage == "latents":
+            for pool in (brief, *many):
+                pool.encode(vae)
+        else:
+            ready = [pool for pool in (brief, *many) if pool.ready]
+            release.write_vae(
+                train_decoder(folder, vae, ready, minutes=options.minutes, compile=options.compile), assets
+            )
     elif options.stage == "transformer":
         tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
         batches = Batches(*pools(folder))

@@ -143,7 +143,7 @@ class JudgeTask(nn.Module):
 @torch.no_grad()
 def calibrate(clip: CLIPModel, batches: Iterable[Tensor]) -> CLIPModel:
     """Measure the batch statistics of the averaged weights, which an average of weights does not hold."""
-    clip.vision_model.embeddings.train()
+    clip.vision_model.train()
     for pairs in batches:
         image_features(clip, pairs)
     return clip.eval()
@@ -162,10 +162,10 @@ def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, bat
 
     budget = Budget(minutes, learning_rate=2e-3, warmup_steps=60, weight_decay=0.05, save_minutes=1)
     towers = (task.clip.text_model.encoder, task.clip.vision_model.encoder)
-    matrices = [p for tower in towers for p in tower.parameters() if p.ndim == 2]  # Muon: words settle far sooner
-    average = train(
-        task, lambda step: task(*draw(), dice), budget=budget, folder=folder, orthogonal=matrices
-    )
+    matrices = [
+        p for tower in towers for p in tower.parameters() if p.ndim == 2
+    ]  # Muon: words settle far sooner
+    average = train(task, lambda step: task(*draw(), dice), budget=budget, folder=folder, orthogonal=matrices)
     return calibrate(average.clip, (draw()[0] for _ in range(60)))
 
 

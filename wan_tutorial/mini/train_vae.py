@@ -4,6 +4,7 @@ The network is Wan's own (`AutoencoderKLWan`), base_dim 16 with one residual blo
 does not hold over long ones, so the second part trains on all 13 frames.
 """
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, WanResample
 from torch import Tensor, nn
 
-from ..vae import VaeShape, channels_last, decode_full_length, encode_full_length, new_autoencoder
+from ..vae import Vae, VaeShape, channels_last, decode_full_length, encode_full_length, new_autoencoder
 from .data import VideoPool, to_pixels
+from .latents import LatentPool
 from .loop import Budget, train
 
 SHAPE = VaeShape(base_dim=16, res_blocks=1)
@@ -77,26 +79,76 @@ def grow_into_time(model: AutoencoderKLWan) -> None:
             nn.init.zeros_(module.time_conv.bias)  # type: ignore[arg-type]
 
 
-def train_vae(folder: Path, *, minutes: float, device: str = "cpu", compile: bool = False) -> nn.Module:
+def train_vae(
+    folder: Path, *, minutes: float, device: str = "cpu", compile: bool = False
+) -> AutoencoderKLWan:
     """Train for `minutes` (a fifth of them on single frames); checkpoints and curves go to folder/vae_*."""
     torch.manual_seed(0)
-    videos = VideoPool(folder, 2560).videos()
     with torch.device(device):
         model = channels_last(new_autoencoder(SHAPE))
-    loss_function = torch.compile(vae_loss) if compile else vae_loss
-    dice = np.random.default_rng()
-
-    def stage(name: str, share: float, *, batch: int, frames: int, side: int, rate: float) -> nn.Module:
-        def loss_of(step: int):
-            video = draw_crops(videos, batch=batch, frames=frames, side=side, dice=dice)
-            video = video.to(device).contiguous(memory_format=torch.channels_last_3d)
-            loss, squared, kl = loss_function(model, video)
-            return loss, {"psnr": 10 * np.log10(4 / squared.item()), "kl": kl.item()}
-
-        return train(model, loss_of, budget=Budget(minutes * share, learning_rate=rate), folder=folder / name)
-
-    average = stage("vae_frames", 0.2, batch=32, frames=1, side=64, rate=2e-3)
-    model.load_state_dict(average.state_dict())
+    model = _stage(
+        model, folder / "vae_frames", Budget(0.2 * minutes, learning_rate=2e-3), 32, 1, 64, compile
+    )
     if not (folder / "vae_videos").exists():
         grow_into_time(model)
-    return stage("vae_videos", 0.8, batch=4, frames=13, side=48, rate=1e-3)
+    return _stage(model, folder / "vae_videos", Budget(0.8 * minutes, learning_rate=1e-3), 4, 13, 48, compile)
+
+
+def draw_latent_crops(
+    pools: list[LatentPool], *, batch: int, cells: int, dice: random.Random
+) -> tuple[Tensor, Tensor]:
+    """The same random places in latents (B, 16, F, cells, cells) and in the videos they came from, pixels."""
+    latents, videos = [], []
+    for _ in range(batch):
+        pool = dice.choice(pools)
+        index = dice.randrange(pool.ready)
+        y, x = (dice.randrange(side - cells + 1) for side in pool.shape[2:])
+        latents.append(pool.read()[index, :, :, y : y + cells, x : x + cells].astype(np.float32))
+        box = slice(8 * y, 8 * (y + cells)), slice(8 * x, 8 * (x + cells))
+        videos.append(pool.videos.videos()[index][:, box[0], box[1]])
+    return torch.from_numpy(np.stack(latents)), to_pixels(np.stack(videos))
+
+
+def train_decoder(
+    folder: Path, vae: Vae, pools: list[LatentPool], *, minutes: float, compile: bool = False
+) -> AutoencoderKLWan:
+    """Train the decoder of a finished VAE for `minutes` more; the encoder, and so every latent, stays as it is."""
+    model, dice = vae.model, random.Random()
+    trained = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+
+    def decoder_loss(latent: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+        latent = latent + 0.05 * torch.randn_like(latent)  # what the transformer paints is never exact either
+        with torch.autocast(video.device.type, torch.bfloat16):
+            output = decode_full_length(model, latent * vae.std + vae.mean).float()
+        return reconstruction_loss(output, video), (output - video).square().mean()
+
+    loss_function = torch.compile(decoder_loss) if compile else decoder_loss
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        latent, video = draw_latent_crops(pools, batch=4, cells=6, dice=dice)
+        loss, squared = loss_function(latent, video.contiguous(memory_format=torch.channels_last_3d))
+        return loss, {"psnr": 10 * np.log10(4 / squared.item())}
+
+    budget = Budget(minutes, learning_rate=1e-3)
+    return train(model, loss_of, budget=budget, folder=folder / "vae_decoder", parameters=trained)
+
+
+def _stage(
+    model: AutoencoderKLWan, folder: Path, budget: Budget, batch: int, frames: int, side: int, compile: bool
+) -> AutoencoderKLWan:
+    """Train on random crops; returns the averaged network, ready for the next stage."""
+    videos, dice = VideoPool(folder.parent, 2560).videos(), np.random.default_rng()
+    loss_function = torch.compile(vae_loss) if compile else vae_loss
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        video = draw_crops(videos, batch=batch, frames=frames, side=side, dice=dice)
+        video = video.to(model.device).contiguous(memory_format=torch.channels_last_3d)
+        loss, squared, kl = loss_function(model, video)
+        return loss, {"psnr": 10 * np.log10(4 / squared.item()), "kl": kl.item()}
+
+    average = train(model, loss_of, budget=budget, folder=folder, parameters=parameters)
+    model.load_state_dict(average.state_dict())
+    return model

@@ -168,9 +168,9 @@ def to_png(figure: Figure, *, dots: int = DOTS, colours: int | None = None) -> b
 
 
 def to_jpeg(picture: np.ndarray, *, quality: int = 90) -> bytes:
-    """Pixels (height, width, 3), uint8, as JPEG with full colour resolution."""
+    """Pixels (height, width, 3), uint8, as JPEG."""
     page = io.BytesIO()
-    Image.fromarray(picture).save(page, format="jpeg", quality=quality, subsampling=0, optimize=True)
+    Image.fromarray(picture).save(page, format="jpeg", quality=quality, optimize=True)
     return page.getvalue()
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Look = Callable[["Tensor"], np.ndarray]  # a latent -> small pictures (F, H, W, 3) in [-1, 1]
 WIDTH = 920  # pixels of a board
-QUALITY = 80
+QUALITY = 76
 
 
 # ------------------------------------------------------------------------------------------- a slider over pictures

@@ -1,0 +1,179 @@
+"""Fetching the real models: what is missing, whether it fits the disk, and whether what came is what was sent.
+
+Stands before the pipeline. In: the name of a model or an extra of the catalogue, and a folder in ComfyUI's models/
+layout (any folder you already have will do). Out: the paths of its files. The transfer is huggingface_hub's, with its
+retries and its progress bar; the unfinished file is kept here, as the hub's own download (2.x) throws it away when it
+is interrupted, and a lost session would begin 8 GB again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.machine.weights import EXTRAS, GIGABYTE, MODELS, ModelFile, default_folder, find_file, find_model
+
+RECORD = "wan_tutorial_files.json"  # in the models folder: what was downloaded, with checksums
+RESERVE = GIGABYTE  # bytes of disk left free
+ENDPOINT: str | None = None  # another hub than huggingface_hub's own setting (HF_ENDPOINT); for tests
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the hub says about a file before it sends it."""
+
+    address: str
+    bytes: int
+    checksum: str | None  # SHA-256, for large files
+    commit: str | None
+
+
+def files_of(name: str) -> tuple[ModelFile, ...]:
+    """The files that a model or an extra of the catalogue consists of."""
+    if name in EXTRAS:
+        return EXTRAS[name]
+    if name not in MODELS:
+        raise WanError(f"There is nothing called {name!r} to download. Known: {', '.join([*MODELS, *EXTRAS])}.")
+    return tuple(find_model(name).files.values())
+
+
+def download(name: str, folder: str | Path | None = None, *, verify: bool = False) -> list[Path]:
+    """Fetch the files of a model or an extra that are not here yet; their paths, all of them.
+
+    What is here stays as it is and needs no network; `verify` reads it through and compares it with the checksum
+    recorded when it came. Raises WanError, in a sentence, for a disk too small, no network, a file that is gone.
+    """
+    folder = Path(folder).expanduser() if folder is not None else default_folder()
+    files = files_of(name)
+    found = {file: find_file(file, folder) for file in files}
+    missing = [file for file, path in found.items() if path is None]
+    told = {file: _ask_hub(file) for file in missing}
+    _check_disk(folder, sum(sent.bytes for sent in told.values()))
+    for file, path in found.items():
+        if path and verify:
+            _verify(path, _read_record(folder).get(path.name, {}).get("sha256"))
+    return [found[file] or _fetch(file, told[file], folder) for file in files]
+
+
+def _fetch(file: ModelFile, sent: Sent, folder: Path) -> Path:
+    path = folder / file.places[0] / file.name
+    partial = path.with_name(f"{file.name}.partial")
+    with _plain_errors(file):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _transfer(sent, partial)
+    checksum = _checksum(partial)
+    if partial.stat().st_size != sent.bytes or sent.checksum not in (None, checksum):
+        partial.unlink()
+        raise WanError(f"{file.name} did not come as the hub sent it (size or checksum differ): try again.")
+    partial.replace(path)
+    _write_record(folder, path.name, {
+        "repository": file.repository, "commit": sent.commit, "bytes": sent.bytes, "sha256": checksum,
+    })  # fmt: skip
+    return path
+
+
+def _transfer(sent: Sent, partial: Path) -> None:
+    """Send what is missing of a file to the end of what is here."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    here = partial.stat().st_size if partial.exists() else 0
+    if here > sent.bytes:
+        partial.unlink()
+        here = 0
+    if here < sent.bytes:
+        with partial.open("ab") as file:
+            headers = build_hf_headers(token=False)
+            http_get(sent.address, file, resume_size=here, headers=headers, expected_size=sent.bytes)
+
+
+def _repository(file: ModelFile) -> str:
+    if file.repository is None:
+        raise WanError(f"{file.name} comes with this package and is not on any hub: install the package again.")
+    return file.repository
+
+
+def _ask_hub(file: ModelFile) -> Sent:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with _plain_errors(file):
+        url = hf_hub_url(_repository(file), file.name, subfolder=file.folder or None, endpoint=ENDPOINT)
+        told = get_hf_file_metadata(url)
+    checksum = told.etag if told.etag and len(told.etag) == 64 else None  # other etags are git's, of small files
+    return Sent(told.location or url, told.size or 0, checksum, told.commit_hash)
+
+
+def _check_disk(folder: Path, needed: int) -> None:
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    partial = sum(path.stat().st_size for path in folder.rglob("*.partial"))  # of an earlier try, gone on with
+    if needed and free + partial < needed + RESERVE:
+        raise WanError(
+            f"The download takes {needed / GIGABYTE:.1f} GB and {there} has {free / GIGABYTE:.1f} GB free: make room, "
+            "or name a folder on a larger disk with --folder."
+        )
+
+
+def _verify(path: Path, expected: str | None) -> None:
+    """WanError where a file is no longer what was downloaded; a file without a record is taken as it is."""
+    if expected and _checksum(path) != expected:
+        raise WanError(
+            f"{path.name} is no longer what was downloaded (its SHA-256 differs): delete {path} and download it again."
+        )
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_record(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    record = _read_record(folder) | {name: entry}
+    partial = folder / f".{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    partial.replace(folder / RECORD)
+
+
+@contextmanager
+def _plain_errors(file: ModelFile) -> Iterator[None]:
+    """What can go wrong between here and the hub, each as one sentence that says what to do."""
+    from huggingface_hub import errors
+
+    by_hand = (
+        f"get {file.name} by another way and put it into {file.places[0] if file.places else 'the models folder'}/ of "
+        "your models folder"
+    )
+    try:
+        yield
+    except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
+        if not isinstance(error, errors.LocalEntryNotFoundError):
+            raise WanError(f"{file.name} is not at {file.address} any more: {by_hand}.") from error
+        raise WanError(f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}.") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        raise WanError(f"The hub answered {status} for {file.name}: try again later, or {by_hand}.") from error
+    except OSError as error:  # refused or lost connections, a full disk: requests' and httpx's errors come wrapped
+        if error.errno == 28:
+            raise WanError(f"The disk is full; what came of {file.name} is kept: make room and try again.") from error
+        raise WanError(f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}.") from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+            raise
+        raise WanError(f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}.") from error

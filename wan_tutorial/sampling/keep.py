@@ -1,0 +1,77 @@
+"""A run that can be interrupted: every answer of the model is kept in a folder, and a later run begins with them.
+
+Stands between the model and the solver. A solver of higher order remembers earlier answers, so its latent alone is not
+enough to go on from; given the kept answers again it walks the same steps, in no time, to where the run stopped, with
+every solver and without knowing any of them. In: a `velocity_of`. Out: one that remembers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.files import read_tensors, write_safetensors
+from wan_tutorial.sampling.solvers import VelocityOf
+
+ABOUT = "run.json"
+
+
+class KeptRun:
+    """A folder for one run. `settings` tells runs apart: all that the result depends on, as JSON can hold it."""
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder).expanduser()
+        about, text = self.folder / ABOUT, json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)
+        if about.exists() and about.read_text(encoding="utf-8") != text:
+            raise WanError(
+                f"{self.folder} keeps another run, one with other settings (see {ABOUT} in it): name another folder, or "
+                "delete this one."
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            about.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise WanError(
+                f"{self.folder} cannot be written ({error.strerror}): name another folder."
+            ) from error
+
+    @property
+    def answers(self) -> list[Path]:
+        """The model's answers so far, in order."""
+        return sorted(self.folder.glob("velocity-*.safetensors"))
+
+    def clear(self) -> None:
+        """Forget the run; called when its video is made."""
+        for path in (*self.answers, self.folder / ABOUT):
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+class RememberedVelocity:
+    """A `velocity_of` that gives a run's kept answers first, and keeps each new one before it is used."""
+
+    def __init__(self, velocity_of: VelocityOf, run: KeptRun) -> None:
+        self.velocity_of, self.run = velocity_of, run
+        self.kept = run.answers
+        self.asked = 0
+        self.positive: Tensor | None = None  # the two halves of a guided answer; none of a kept one
+        self.negative: Tensor | None = None
+
+    def __call__(self, latent: Tensor, sigma: float) -> Tensor:
+        call, self.asked = self.asked, self.asked + 1
+        if call < len(self.kept):
+            velocity = read_tensors(self.kept[call]).tensors["velocity"]
+            if velocity.shape != latent.shape:
+                raise WanError(f"{self.kept[call]} is of another size: delete {self.run.folder}.")
+            return velocity.to(latent.device)  # type: ignore[union-attr]
+        velocity = self.velocity_of(latent, sigma)
+        self.positive = getattr(self.velocity_of, "positive", None)
+        self.negative = getattr(self.velocity_of, "negative", None)
+        write_safetensors(self.run.folder / f"velocity-{call:04}.safetensors", {"velocity": velocity})
+        return velocity
