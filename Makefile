@@ -1,6 +1,7 @@
 # make video      set up, then paint the bonfire video with the scale model
 # make test       set up, then every test, the notebooks included
 # make lab        set up, then JupyterLab on the lessons
+# make assets     make the pictures of assets/ again
 # make test-full  the slow checks as well
 # make notebooks  run every notebook and keep its pictures
 # make lint       formatter, linter, type checker
@@ -23,12 +24,20 @@ export PIP_NO_INPUT := 1
 # Threads that wait for each other sleep instead of spinning: on a busy machine that is ten times faster.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: video lab test test-full notebooks lint setup clean
+.PHONY: video assets lab test test-full notebooks lint setup clean
 
 video: $(READY)
 	@mkdir -p outputs
 	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" \
 		--output outputs/bonfire_vid.mp4 --strip --enlarge 4
+
+# The pictures of assets/, made again from the model and the world.
+assets: $(READY)
+	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" \
+		--output assets/bonfire_vid.mp4 --strip --enlarge 4
+	@$(BIN)/python -m wan_tutorial.mini.world --bonfire assets/bonfire.png
+	@for graph in t2v_workflow t2v_workflow_lora; do \
+		$(BIN)/wan-tutorial workflow draw assets/workflows/$$graph.json --output assets/$$graph.png || exit 1; done
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

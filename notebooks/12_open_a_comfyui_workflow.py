@@ -59,7 +59,10 @@ show_workflow(workflow, title="Text to video")
 # NBVAL_CHECK_OUTPUT
 print(len(workflow.nodes), "nodes,", len(workflow.check()), "things to say about them")
 for node in workflow.plan():
-    print(f"{node.type:18} from", ", ".join(workflow.nodes[link.source].type for link in node.links.values()) or "a file")
+    print(
+        f"{node.type:18} from",
+        ", ".join(workflow.nodes[link.source].type for link in node.links.values()) or "a file",
+    )
 
 # %% [markdown]
 # That is the order in which they will run: each after all that feed it.
@@ -91,9 +94,17 @@ show_workflow(workflow, runs, title="Text to video, after a run")
 # %%
 from wan_tutorial.show import plot_pictures, show_figure
 
-shown = {run.node.title: run.outputs[0].picture() for run in runs if run.outputs and run.outputs[0].picture() is not None}
+shown = {
+    run.node.title: run.outputs[0].picture()
+    for run in runs
+    if run.outputs and run.outputs[0].picture() is not None
+}
 kept = {name: shown[name] for name in ("KSampler", "VAE Decode")}
-show_figure(plot_pictures(list(kept.values()), labels=list(kept), columns=4, alt="What two nodes made: a latent, a frame"))
+show_figure(
+    plot_pictures(
+        list(kept.values()), labels=list(kept), columns=4, alt="What two nodes made: a latent, a frame"
+    )
+)
 
 # %% [markdown]
 # Is it the same as `generate`? Take the settings out of the graph and ask.

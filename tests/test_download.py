@@ -17,6 +17,7 @@ from wan_tutorial.machine import weights
 from wan_tutorial.machine.download import RECORD, download
 from wan_tutorial.machine.weights import EXTRAS, MODELS, WAN_14B_Q3, find_file, find_files
 
+
 def content(name: str) -> bytes:
     return (name * 5000).encode()
 
@@ -119,7 +120,9 @@ def test_an_interrupted_download_goes_on_where_it_stopped(hub, tmp_path, monkeyp
 
 def test_a_file_the_hub_no_longer_has_is_said_with_what_to_do(hub, tmp_path):
     hub.gone = {"wan_2.1_vae.safetensors"}
-    with pytest.raises(WanError, match=r"wan_2.1_vae.safetensors is not at https.*any more: get .* into vae/"):
+    with pytest.raises(
+        WanError, match=r"wan_2.1_vae.safetensors is not at https.*any more: get .* into vae/"
+    ):
         download("wan2.1-vace-14b-q3", tmp_path)
     assert not list(tmp_path.rglob("*.gguf")), "nothing is fetched before every file is known to be there"
 
@@ -141,7 +144,9 @@ def test_a_file_that_changed_later_is_found_by_its_record(hub, tmp_path):
 
 def test_a_full_disk_is_found_before_anything_is_fetched(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
-    with pytest.raises(WanError, match=r"GB free: make room, or name a folder on a larger disk with --folder"):
+    with pytest.raises(
+        WanError, match=r"GB free: make room, or name a folder on a larger disk with --folder"
+    ):
         download("wan2.1-vace-14b-q3", tmp_path)
     assert hub.asked == []
 

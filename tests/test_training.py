@@ -6,15 +6,18 @@ import torch
 from torch import nn
 
 from wan_tutorial.errors import WanError
-from wan_tutorial.mini import handover
+from wan_tutorial.files import read_tensors
+from wan_tutorial.machine.weights import bundled_folder
+from wan_tutorial.mini import handover, release, train_transformer, train_vae
 from wan_tutorial.mini.data import VideoPool, to_bytes, to_pixels
 from wan_tutorial.mini.latents import LatentPool
-from wan_tutorial.mini.loop import Budget, train
+from wan_tutorial.mini.loop import Budget, averaged, train
 from wan_tutorial.mini.release import fold_statistics
 from wan_tutorial.mini.train_text import MASK, hide, tokenize, train_tokenizer
 from wan_tutorial.mini.train_transformer import draw_times, flow_matching_loss
 from wan_tutorial.mini.train_vae import grow_into_time
 from wan_tutorial.text import EOS, PAD, Tokenizer
+from wan_tutorial.transformer import new_transformer
 from wan_tutorial.vae import Vae, VaeShape, decode_full_length, encode_full_length, new_autoencoder
 
 SMALL = VaeShape(base_dim=8, res_blocks=1)
@@ -136,3 +139,15 @@ def test_the_flow_matching_loss_is_zero_for_the_true_velocity_and_counts_each_sa
     assert (blind - 1).abs().max() < 0.3
     times = draw_times(4000)
     assert 0 < times.min() and times.max() < 1 and 0.55 < times.mean() < 0.7
+
+
+def test_training_can_go_on_from_the_shipped_files(tmp_path):
+    folder = bundled_folder()
+    handover.take_over(folder, tmp_path)
+    state = read_tensors(folder / release.MASTER).tensors
+    model = new_transformer(train_transformer.SHAPE)
+    model.load_state_dict(averaged(tmp_path / "transformer"))
+    assert torch.equal(model.blocks[2].ffn.net[2].weight, state["blocks.2.ffn.2.weight"].float())
+    vae = new_autoencoder(train_vae.SHAPE)
+    vae.load_state_dict(averaged(tmp_path / "vae_videos"))
+    assert (tmp_path / "vae_videos" / "used.txt").read_text() == "0 0"

@@ -1,5 +1,7 @@
 """The transformer: names, shapes, our forward beside diffusers', packed weights, precision, training, errors."""
 
+from operator import attrgetter
+
 import pytest
 import torch
 from diffusers import WanVACETransformer3DModel
@@ -9,6 +11,7 @@ from small import TEXT_TO_VIDEO, TRANSFORMER, packed, small_transformer_state
 from wan_tutorial.errors import WanError
 from wan_tutorial.quantization import QuantizedLinear, QuantizedTensor, packed_linears
 from wan_tutorial.transformer import (
+    FLOAT32_PARTS,
     TransformerShape,
     WanTransformer,
     build_transformer,
@@ -251,3 +254,53 @@ def test_wrong_inputs_are_explained(model, inputs, context):
         TransformerShape(dim=200)
     with pytest.raises(WanError, match="3 does not divide 8"):
         TransformerShape(dim=256, layers=8, vace_blocks=3)
+
+
+# ------------------------------------------------------------------------------------------------ half precision
+
+
+def look(model):
+    """One guided look of a small model, the same for all."""
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, 16, 2, 8, 8, generator=generator)
+    text = torch.randn(1, 12, 256, generator=generator)
+    context = torch.randn(1, 96, 2, 8, 8, generator=generator)
+    return model(latent, torch.tensor([700.0]), text, vace_context=context)
+
+
+def test_float16_survives_an_outlier_in_the_residual_stream():
+    """A channel far beyond 65504, as large models have: the stream is float32, so it does no harm."""
+    state = small_transformer_state()
+    state["patch_embedding.bias"][3] = 3e5
+    for dtype, given in ((torch.float16, state), (torch.float16, packed(state)), (torch.bfloat16, state)):
+        exact = look(build_transformer(given))
+        half = look(build_transformer(given, compute_dtype=dtype))
+        assert half.isfinite().all()
+        assert (half - exact).norm() / exact.norm() < (0.01 if dtype == torch.float16 else 0.05)
+
+
+@pytest.mark.parametrize(
+    "planted, named",
+    [
+        ("blocks.1.ffn.0", "blocks.1.ffn.0"),
+        ("vace_blocks.1.self_attn.v", "vace_blocks.1.self_attn.v"),
+        ("text_embedding.2", "text_embedding.2"),
+    ],
+)
+def test_float16_that_overflows_names_the_layer(planted, named):
+    """An outlier inside a half-precision product cannot be helped, but it is found, and named as the file does."""
+    state = small_transformer_state()
+    state[f"{planted}.weight"][5] *= 1e6
+    assert look(build_transformer(state)).isfinite().all()
+    model = build_transformer(state, compute_dtype=torch.float16)
+    with pytest.raises(WanError, match=rf"^{named} gives numbers that float16 cannot hold: .*float32"):
+        look(model)
+    assert model.compute_dtype == torch.float16
+    assert not any(layer._forward_hooks for layer in model.modules())
+
+
+def test_what_stays_float32_is_as_named():
+    model = build_transformer(small_transformer_state(), compute_dtype=torch.float16)
+    for wan, own in model.wan_names().items():
+        exact = any(part.startswith(FLOAT32_PARTS) for part in wan.split("."))
+        assert attrgetter(own)(model).dtype == (torch.float32 if exact else torch.float16), wan

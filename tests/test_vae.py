@@ -144,3 +144,17 @@ def test_wrong_files_are_explained():
 def test_sizes_that_do_not_fit_are_explained(vae, shape):
     with pytest.raises(WanError, match="the nearest that fits is 5 frames of"):
         vae.encode(torch.zeros(1, 3, *shape))
+
+
+def test_float16_decodes_and_what_overflows_is_decoded_once_more_exactly():
+    """A 16-bit VAE, as a T4 runs it; with a channel beyond 65504 it turns to float32 by itself."""
+    state, latent = small_vae_state(), torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    half, exact = load_vae(state, dtype=torch.float16), load_vae(state)
+    assert (half.decode(latent) - exact.decode(latent)).abs().max() < 0.02 and half.dtype == torch.float16
+    state["decoder.conv1.weight"] = state["decoder.conv1.weight"].clone()
+    state["decoder.conv1.weight"][0] *= 3e4
+    state["conv2.weight"] = state["conv2.weight"] * 100
+    half, exact = load_vae(state, dtype=torch.float16), load_vae(state)
+    assert (
+        torch.allclose(half.decode(latent), exact.decode(latent), atol=0.05) and half.dtype == torch.float32
+    )

@@ -166,13 +166,16 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="write the mp4 N times larger, for the eye (default: 1)",
     )
+    add("--keep", metavar="DIR", help="keep the steps here: an interrupted run, asked for again, goes on")
     add("--quiet", action="store_true", help="no progress bars and no notices")
 
 
 def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="plan a run of this model, such as mini")
     add = parser.add_argument_group("what to plan").add_argument
-    add("--card", metavar="NAME", help="another machine than this: T4, L4, A100, 8GB, 12GB, 16GB, 24GB or CPU")
+    add(
+        "--card", metavar="NAME", help="another machine than this: T4, L4, A100, 8GB, 12GB, 16GB, 24GB or CPU"
+    )
     add("--size", metavar="WxH", help="pixels, multiples of 16 (default: the model's own)")
     add("--frames", type=int, metavar="N", help="length in frames, 4k + 1")
     add("--steps", type=int, metavar="N", help="default: the model's own")
@@ -202,6 +205,7 @@ def run_generate(options: argparse.Namespace) -> int:
         shift=options.shift,
         sampler=options.sampler,
         scheduler=options.scheduler,
+        keep=options.keep,
         progress=not options.quiet,
     )
     began = time.perf_counter()
@@ -303,7 +307,6 @@ def print_files(name: str, files: Sequence[ModelFile], folder: Path | None) -> N
         here = "here" if find_file(file, folder) else "not here"
         source = file.address if file.repository else "in this package"
         print(f"  {file.name:58} {here:8}  {size}{file.licence}, {source}")
-
 
 
 def run_inspect(options: argparse.Namespace) -> int:

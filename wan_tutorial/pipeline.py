@@ -101,7 +101,9 @@ def load(
     model.
     """
     entry = find_model(model)
-    files = find_files(entry, {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}, folder=folder)
+    files = find_files(
+        entry, {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}, folder=folder
+    )
     placement = place_model(
         entry, read_machine(), device=device, dtype=dtype, widen_budget_bytes=widen_budget_bytes
     )
@@ -229,9 +231,9 @@ class Pipeline:
 
     def decode(self, latent: Tensor) -> Tensor:
         """A latent to pixels: (1, 16, F, H, W) -> video (frames, height, width, 3) in [-1, 1], on the CPU."""
-        tiled = not self.entry.light and must_tile(
-            self.entry, VideoSize.of_latent(latent.shape), self.vae.dtype, read_machine()
-        )
+        _, _, frames, height, width = latent.shape
+        size = VideoSize(8 * width, 8 * height, 4 * frames - 3)
+        tiled = must_tile(self.entry, size, self.vae.dtype, read_machine())
         video = self.vae.decode(latent, tiled=tiled)[0]
         return video.permute(1, 2, 3, 0).cpu()  # (3, f, h, w) -> (f, h, w, 3)
 
@@ -284,18 +286,21 @@ class Pipeline:
         kept = None if keep is None else self._kept_run(keep, prompt, negative, seed, size, settings, start)
         meter = StageMeter(self.placement.device)
         noise = self.draw_noise(size, seed=seed)
-        with _stage(meter, "text", progress):
-            text = self.encode_text(prompt, negative)
-            self.free("text_encoder")
-        with _stage(meter, "steps", progress, total=settings.steps) as bar:
-            clean = None if start is None else self.encode(start)
-            for step in self.denoise(noise, text, start=clean, keep=kept, **vars(settings)):
-                latent = step.latent
-                bar.update()
-            self.free("transformer")
-        with _stage(meter, "decode", progress):
-            video = self.decode(latent)
-            self.free("vae")
+        with self._giving_back():
+            with _stage(meter, "text", progress):
+                text = self.encode_text(prompt, negative)
+                self.free("text_encoder")
+            with _stage(meter, "steps", progress, total=settings.steps) as bar:
+                clean = None if start is None else self.encode(start)
+                for step in self.denoise(noise, text, start=clean, keep=kept, **vars(settings)):
+                    latent = step.latent
+                    bar.update()
+                self.free("transformer")
+            with _stage(meter, "decode", progress):
+                video = self.decode(latent)
+                self.free("vae")
+        if kept:
+            kept.clear()
         too_long = tuple(_cut_notices(text))
         _say(too_long, progress)
         return Result(
@@ -311,6 +316,31 @@ class Pipeline:
             stages=tuple(meter.stages),
             notices=notices + too_long,
         )
+
+    @contextmanager
+    def _giving_back(self) -> Iterator[None]:
+        """However a run ends, by an error or a stop as well, a heavy model's memory is given back."""
+        try:
+            yield
+        finally:
+            for role in ROLES:
+                self.free(role)
+
+    def _kept_run(
+        self,
+        folder: str | Path,
+        prompt: str,
+        negative: str,
+        seed: int,
+        size: VideoSize,
+        settings: SamplingSettings,
+        start: Tensor | None,
+    ) -> KeptRun:
+        """The folder of a run, known by all that its steps depend on."""
+        files = {role: self.files[role].name for role in ("transformer", "text_encoder")}
+        begun = None if start is None else float(start.double().sum())
+        told = {"prompt": prompt, "negative": negative, "seed": seed, "size": str(size), "start": begun}
+        return KeptRun(folder, told | files | vars(settings))
 
     def settings(
         self,
@@ -336,6 +366,17 @@ class Pipeline:
     def notices(self, prompt: str, negative: str, size: VideoSize) -> tuple[str, ...]:
         """What a person should know about this request, one sentence each; none of it stops the work."""
         return (*_text_notices(self.entry, prompt, negative), *_size_notices(self.entry, size))
+
+    def _plan_notices(self, size: VideoSize, settings: SamplingSettings) -> Iterator[str]:
+        """What the plan says of a heavy model's run: how long, or that it may not fit."""
+        if self.entry.light:
+            return
+        plan = plan_here(self.entry, Run(size, settings.steps, settings.guidance))
+        if plan.fits:
+            yield f"This run will take about {plan.minutes:.0f} minutes (predicted)."
+        else:
+            near = f"; {plan.nearest.size} would fit" if plan.nearest else ""
+            yield f"This run may not fit: {plan.problem} (predicted){near}."
 
 
 def _text_notices(entry: ModelEntry, prompt: str, negative: str) -> Iterator[str]:
@@ -375,5 +416,11 @@ def _stage(meter: StageMeter, name: str, progress: bool, total: int = 1) -> Iter
         meter.stage(name),
         tqdm(desc=f"{name:6}", total=total, bar_format=shape, disable=not progress, file=sys.stderr) as bar,
     ):
-        yield bar
+        try:
+            yield bar
+        except torch.OutOfMemoryError as error:
+            raise WanError(
+                f"The GPU's memory ran out in the stage {name}: fewer frames or pixels need less; `wan-tutorial doctor "
+                "MODEL` names a size that fits."
+            ) from error
         bar.update(total - bar.n)

@@ -521,6 +521,9 @@ class PackedLinear(nn.Module):
     """
 
     widened: Tensor | None
+    wide_input = (
+        False  # whether x may be beyond float16's range: then the product is float32 where float16 is asked
+    )
 
     def __init__(self, in_features: int, out_features: int, bias: Tensor | None) -> None:
         super().__init__()
@@ -546,6 +549,9 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        if self.wide_input and dtype == torch.float16:
+            with torch.autocast(device, enabled=False):
+                return self(x.float())
         weight = self.dequantize(dtype) if self.widened is None else self.widened.to(dtype)
         y = F.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
         for update in self.updates:

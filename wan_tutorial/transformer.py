@@ -41,6 +41,10 @@ PREFIX = "model.diffusion_model."  # which some converters put before every name
 # embedding and the q/k norms do as well; so does the official code, while fp16 alone would overflow or blur there.
 FLOAT32_PARTS = ("patch_embedding", "vace_patch_embedding", "time_embedding", "norm", "modulation", "head")
 
+# The layers that read the residual stream as it is, without a norm before them: under float16 their products are float32,
+# as large models have channels beyond 65504 there. Their weights rest in the file's type.
+WIDE_INPUT_PARTS = ("before_proj", "after_proj")
+
 # The tensors whose shapes tell the shape of the model.
 _TELLING = (
     "head.modulation",
@@ -178,6 +182,11 @@ class WanTransformer(nn.Module):
             )
             for n in range(shape.vace_blocks)
         )
+        for block in self.vace_blocks:
+            for name in ("proj_in", "proj_out"):
+                plain = getattr(block, name, None)
+                if plain is not None:
+                    setattr(block, name, WideInputLinear(plain.in_features, plain.out_features))
         self.norm_out = FP32LayerNorm(dim, 1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, shape.out_channels * 4)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
@@ -211,18 +220,49 @@ class WanTransformer(nn.Module):
             grid = (latent.shape[2], latent.shape[3] // 2, latent.shape[4] // 2)
             rope = rope_table(grid, latent.device)
             time, modulation = self._embed_time(timestep)  # (B, dim), (B, 6, dim)
-            text = self.condition_embedder.text_embedder(text)  # (B, L, dim)
+            words = self.condition_embedder.text_embedder(text)  # (B, L, dim)
             x = _tokens(self.patch_embedding, latent)  # (B, T, dim)
             context = None if vace_context is None else _tokens(self.vace_patch_embedding, vace_context)
             embedded: Tensor | None = x if context is not None else None
             for i, block in enumerate(self.blocks):
-                x = block(x, text, modulation, rope)
+                x = block(x, words, modulation, rope)
                 if context is not None and i in self.shape.vace_layers:
                     n = self.shape.vace_layers.index(i)
-                    hint, context = self.vace_blocks[n](embedded, text, context, modulation, rope)
+                    hint, context = self.vace_blocks[n](embedded, words, context, modulation, rope)
                     x = x + hint * strengths[n]
                     embedded = hint = None  # only the first VACE block looks at the latent itself
-            return self._head(x, time, grid)
+            velocity = self._head(x, time, grid)
+        if self.compute_dtype != torch.float32 and not velocity.isfinite().all():
+            raise WanError(
+                f"{self._first_overflow(latent, timestep, text, vace_context, vace_strength)} gives numbers that "
+                f"{str(self.compute_dtype).removeprefix('torch.')} cannot hold: load the model with dtype=torch.float32, "
+                "or bfloat16 where the GPU has it."
+            )
+        return velocity
+
+    def _first_overflow(self, *inputs: Any) -> str:
+        """The name of the first layer whose output is not finite: the forward once more, with an eye on every layer."""
+        found: list[str] = []
+
+        def look(name: str) -> Callable[..., None]:
+            def hook(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+                if not found and isinstance(output, Tensor) and not output.isfinite().all():
+                    found.append(wan_name(name + ".").rstrip("."))
+
+            return hook
+
+        leaves = [(name, layer) for name, layer in self.named_modules() if not list(layer.children())]
+        hooks = [layer.register_forward_hook(look(name)) for name, layer in leaves]
+        precise, self.compute_dtype = self.compute_dtype, torch.float32
+        latent, timestep, text, context, strength = inputs
+        try:
+            with torch.autocast(latent.device.type, dtype=precise):
+                self(latent, timestep, text, vace_context=context, vace_strength=strength)
+        finally:
+            self.compute_dtype = precise
+            for hook in hooks:
+                hook.remove()
+        return found[0] if found else "the transformer, between its layers,"
 
     def _embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """A timestep as a vector, and as the six shifts, scales and gates that every block starts from."""
@@ -279,6 +319,17 @@ class WanTransformer(nn.Module):
     def state_dict_wan_names(self) -> dict[str, Tensor | QuantizedTensor]:
         """All tensors under their original Wan names, as a file stores them; packed ones stay packed."""
         return {wan: attrgetter(own)(self) for wan, own in self.wan_names().items()}
+
+
+class WideInputLinear(nn.Linear):
+    """A linear layer whose input may be beyond float16's range; see WIDE_INPUT_PARTS."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        if not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != torch.float16:
+            return super().forward(x)
+        with _float32(x.device):
+            return F.linear(x.float(), self.weight.float(), self.bias.float())
 
 
 class Attention:
@@ -406,6 +457,7 @@ def _place(
         if isinstance(layer, nn.Linear) and tensor.type not in FLOAT_TYPES:
             packed = QuantizedLinear(tensor.to(device), None)
             packed.bias = layer.bias
+            packed.wide_input = isinstance(layer, WideInputLinear)
             setattr(model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], packed)
             return
         tensor = tensor.dequantize(dtype)

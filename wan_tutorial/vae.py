@@ -306,6 +306,9 @@ class Vae(nn.Module):
         else:
             self._tile(tiled)
             video = self.model.decode(latent).sample
+        if self.dtype == torch.float16 and not video.isfinite().all():  # beyond 65504: once more, exactly
+            self.model.float()
+            return self.decode((latent.float() - self.mean) / self.std, tiled=tiled)
         return video.float().clamp(-1, 1).contiguous()
 
     def _fits(self, pixels: int) -> bool:

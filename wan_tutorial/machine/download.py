@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from wan_tutorial.errors import WanError
-from wan_tutorial.machine.weights import EXTRAS, GIGABYTE, MODELS, ModelFile, default_folder, find_file, find_model
+from wan_tutorial.machine.weights import (
+    EXTRAS,
+    GIGABYTE,
+    MODELS,
+    ModelFile,
+    default_folder,
+    find_file,
+    find_model,
+)
 
 RECORD = "wan_tutorial_files.json"  # in the models folder: what was downloaded, with checksums
 RESERVE = GIGABYTE  # bytes of disk left free
@@ -40,7 +48,9 @@ def files_of(name: str) -> tuple[ModelFile, ...]:
     if name in EXTRAS:
         return EXTRAS[name]
     if name not in MODELS:
-        raise WanError(f"There is nothing called {name!r} to download. Known: {', '.join([*MODELS, *EXTRAS])}.")
+        raise WanError(
+            f"There is nothing called {name!r} to download. Known: {', '.join([*MODELS, *EXTRAS])}."
+        )
     return tuple(find_model(name).files.values())
 
 
@@ -56,7 +66,7 @@ def download(name: str, folder: str | Path | None = None, *, verify: bool = Fals
     missing = [file for file, path in found.items() if path is None]
     told = {file: _ask_hub(file) for file in missing}
     _check_disk(folder, sum(sent.bytes for sent in told.values()))
-    for file, path in found.items():
+    for path in found.values():
         if path and verify:
             _verify(path, _read_record(folder).get(path.name, {}).get("sha256"))
     return [found[file] or _fetch(file, told[file], folder) for file in files]
@@ -96,7 +106,9 @@ def _transfer(sent: Sent, partial: Path) -> None:
 
 def _repository(file: ModelFile) -> str:
     if file.repository is None:
-        raise WanError(f"{file.name} comes with this package and is not on any hub: install the package again.")
+        raise WanError(
+            f"{file.name} comes with this package and is not on any hub: install the package again."
+        )
     return file.repository
 
 
@@ -106,14 +118,18 @@ def _ask_hub(file: ModelFile) -> Sent:
     with _plain_errors(file):
         url = hf_hub_url(_repository(file), file.name, subfolder=file.folder or None, endpoint=ENDPOINT)
         told = get_hf_file_metadata(url)
-    checksum = told.etag if told.etag and len(told.etag) == 64 else None  # other etags are git's, of small files
+    checksum = (
+        told.etag if told.etag and len(told.etag) == 64 else None
+    )  # other etags are git's, of small files
     return Sent(told.location or url, told.size or 0, checksum, told.commit_hash)
 
 
 def _check_disk(folder: Path, needed: int) -> None:
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
-    partial = sum(path.stat().st_size for path in folder.rglob("*.partial"))  # of an earlier try, gone on with
+    partial = sum(
+        path.stat().st_size for path in folder.rglob("*.partial")
+    )  # of an earlier try, gone on with
     if needed and free + partial < needed + RESERVE:
         raise WanError(
             f"The download takes {needed / GIGABYTE:.1f} GB and {there} has {free / GIGABYTE:.1f} GB free: make room, "
@@ -165,15 +181,27 @@ def _plain_errors(file: ModelFile) -> Iterator[None]:
     except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
         if not isinstance(error, errors.LocalEntryNotFoundError):
             raise WanError(f"{file.name} is not at {file.address} any more: {by_hand}.") from error
-        raise WanError(f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}.") from error
+        raise WanError(
+            f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."
+        ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        raise WanError(f"The hub answered {status} for {file.name}: try again later, or {by_hand}.") from error
-    except OSError as error:  # refused or lost connections, a full disk: requests' and httpx's errors come wrapped
+        raise WanError(
+            f"The hub answered {status} for {file.name}: try again later, or {by_hand}."
+        ) from error
+    except (
+        OSError
+    ) as error:  # refused or lost connections, a full disk: requests' and httpx's errors come wrapped
         if error.errno == 28:
-            raise WanError(f"The disk is full; what came of {file.name} is kept: make room and try again.") from error
-        raise WanError(f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}.") from error
+            raise WanError(
+                f"The disk is full; what came of {file.name} is kept: make room and try again."
+            ) from error
+        raise WanError(
+            f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."
+        ) from error
     except Exception as error:
         if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise
-        raise WanError(f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}.") from error
+        raise WanError(
+            f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."
+        ) from error

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -111,7 +112,7 @@ def place_model(
     )
     on_gpu = chosen.type == "cuda"
     text_fits = entry.light or machine.gpu_memory * SPARE > CUDA_CONTEXT + text_memory(entry)
-    parts = {
+    parts: dict[str, Any] = {
         "text_device": chosen if on_gpu and text_fits else torch.device("cpu"),
         "vae_dtype": number if on_gpu and not entry.light else torch.float32,
     }

@@ -190,7 +190,9 @@ class Plan:
         ]
         for stage in self.stages:
             vram = _gigabytes(stage.vram) if self.card.vram else "-"
-            lines.append(f"  {stage.name:8}{_gigabytes(stage.ram):>10}{vram:>10}{_spoken_minutes(stage.minutes):>9}")
+            lines.append(
+                f"  {stage.name:8}{_gigabytes(stage.ram):>10}{vram:>10}{_spoken_minutes(stage.minutes):>9}"
+            )
         lines += [f"  {choice.what}: {choice.value}, as {choice.why}" for choice in self.choices]
         lines.append(f"  speed: {self.card.speed / 1e12:g} TFLOP/s; {self.card.source}")
         lines.append("  it fits" if self.fits else f"  it does not fit: {self.problem}")
@@ -233,10 +235,16 @@ def _choices(entry: ModelEntry, card: Card, run: Run, half: bool) -> Iterator[Ch
     if entry.light:
         yield Choice("staging", "all parts stay", "they take a few MB")
     else:
-        yield Choice("staging", "one part at a time", "text encoder, transformer and VAE never meet in memory")
+        yield Choice(
+            "staging", "one part at a time", "text encoder, transformer and VAE never meet in memory"
+        )
     fits = card.vram * SPARE > CUDA_CONTEXT + text_memory(entry)
     place = "GPU" if card.vram and fits else "CPU"
-    why = "it fits and leaves before the transformer comes" if place == "GPU" else "the card is too small for it"
+    why = (
+        "it fits and leaves before the transformer comes"
+        if place == "GPU"
+        else "the card is too small for it"
+    )
     yield Choice("text encoder", place, why if card.vram else "there is no GPU")
     yield Choice("VACE hints", "one at a time", "each is made when its block needs it: eight at once would take "
                  f"{_gigabytes(8 * run.tokens * entry.shape[0] * 2)}")  # fmt: skip
@@ -248,9 +256,7 @@ def _choices(entry: ModelEntry, card: Card, run: Run, half: bool) -> Iterator[Ch
                  f"whole frames would take {_gigabytes(whole)}" if tiled else "the memory is there")  # fmt: skip
 
 
-def _stages(
-    entry: ModelEntry, card: Card, run: Run, half: bool, picked: dict[str, str]
-) -> Iterator[Stage]:
+def _stages(entry: ModelEntry, card: Card, run: Run, half: bool, picked: dict[str, str]) -> Iterator[Stage]:
     gpu = bool(card.vram)
     process, context = (CUDA_PROCESS, CUDA_CONTEXT) if gpu else (PROCESS, 0)
     text, on_gpu = text_memory(entry), picked["text encoder"] == "GPU"
@@ -262,7 +268,9 @@ def _stages(
                 (text_flops / speed + reading) / 60)  # fmt: skip
     weights = _file_bytes(entry, "transformer")
     lora = 320_000_000 if run.lora else 0  # CausVid v1, the largest
-    busy = step_memory(entry, run.tokens, run.prompts if entry.light else 1, half) + widened_layer(entry, half)
+    busy = step_memory(entry, run.tokens, run.prompts if entry.light else 1, half) + widened_layer(
+        entry, half
+    )
     flops = evaluation_flops(entry, run.tokens) * run.prompts * run.steps
     # Without a GPU the packed weights stay in the file's pages; what rests unpacked (embeddings, head) is wide.
     held = weights if gpu else 1_000_000_000 if not entry.light else weights
@@ -274,7 +282,9 @@ def _stages(
     if entry.light:  # a sixteenth of the channels, 24 where Wan has 96
         needs = vae + decode_memory(run.size, each, tiled) // 4
     cost = decode_flops(run.size) * (1 if not tiled else 4 / 3) / (16 if entry.light else 1)
-    yield Stage("decode", process + (0 if gpu else needs), context + (needs if gpu else 0), cost / card.speed / 60)
+    yield Stage(
+        "decode", process + (0 if gpu else needs), context + (needs if gpu else 0), cost / card.speed / 60
+    )
 
 
 def text_memory(entry: ModelEntry) -> int:

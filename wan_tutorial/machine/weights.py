@@ -66,7 +66,12 @@ class ModelEntry:
     # Otherwise each part is loaded when its stage begins and freed after it.
     light: bool = False
     memory_needed: int = 0  # bytes of RAM
-    shape: tuple[int, int, int, int] = (256, 1024, 8, 2)  # dim, ffn, main and VACE blocks: for the plan, before
+    shape: tuple[int, int, int, int] = (
+        256,
+        1024,
+        8,
+        2,
+    )  # dim, ffn, main and VACE blocks: for the plan, before
     # there is a file to read them from
     unknown_words: UnknownWords | None = None  # None: the model knows about any word
 
@@ -114,9 +119,7 @@ UMT5_XXL = ModelFile(
     places=("text_encoders", "clip"),
     exact=True,
 )
-WAN_VAE = ModelFile(
-    "wan_2.1_vae.safetensors", _COMFY, "split_files/vae", bytes=254_000_000, places=("vae",)
-)
+WAN_VAE = ModelFile("wan_2.1_vae.safetensors", _COMFY, "split_files/vae", bytes=254_000_000, places=("vae",))
 
 WAN_14B_Q3 = ModelEntry(
     name="wan2.1-vace-14b-q3",

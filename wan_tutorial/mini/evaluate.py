@@ -104,7 +104,7 @@ def held_out_scenes(count: int, *, split: str = "train", defects: bool = True) -
 
 def render_scenes(scenes: Sequence[Scene], size: VideoSize) -> tuple[Tensor, Tensor]:
     """Videos (N, F, H, W, 3) and the masks (N, F, H, W) of flame and subject."""
-    shape = {"height": size.height, "width": size.width, "frames": size.frames}
+    shape: Row = {"height": size.height, "width": size.width, "frames": size.frames}
     parts = [render_with_mask(scenes[i : i + 16], **shape) for i in range(0, len(scenes), 16)]
     return torch.cat([video for video, _ in parts]), torch.cat([mask for _, mask in parts])
 
@@ -118,9 +118,8 @@ def paint(pipe: Pipeline, prompts: Sequence[str], *, name: str, **settings: Any)
     """One video of each prompt, seeds 0 to n - 1, in the model's own settings: videos and latents."""
     videos, latents = [], []
     for seed, prompt in enumerate(tqdm(prompts, desc=name)):
-        result = pipe.generate(
-            prompt, **{"seed": seed, "negative": BRIEF_NEGATIVE} | settings, progress=False
-        )
+        options: Row = {"seed": seed, "negative": BRIEF_NEGATIVE, "progress": False} | settings
+        result = pipe.generate(prompt, **options)
         videos.append(result.video)
         latents.append(result.latent)
     return torch.stack(videos), torch.cat(latents)
@@ -253,7 +252,7 @@ def measure_novelty(pipe: Pipeline, painted: Tensor, *, count: int) -> Row:
 
     seen = latents(range(first, first + min(number, count * 4)), "training latents").flatten(1)
     new = latents(range(HELD_OUT_SEED, HELD_OUT_SEED + count), "new latents").flatten(1)
-    rows = {}
+    rows: Row = {}
     for name, some in (("generated", painted.flatten(1)), ("new_renders", new)):
         rows[name] = mean(torch.cdist(some, seen).amin(1) / seen.shape[1] ** 0.5)
     rows["training_latents_compared"] = len(seen)
@@ -422,16 +421,7 @@ def compare_files(judge: Judge, files: Sequence[Path], sample: Sample) -> Row:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if sys.version_info >= (3, 11)
-            else _digest(file.read())
-        )
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_json(report: Row, path: Path) -> None:
@@ -468,7 +458,7 @@ def main(arguments: list[str] | None = None) -> int:
     except WanError as error:
         print(error, file=sys.stderr)
         return 2
-    files = {role: {"name": path.name, "sha256": sha256(path)} for role, path in pipe.files.items()}
+    files: Row = {role: {"name": path.name, "sha256": sha256(path)} for role, path in pipe.files.items()}
     files["judge"] = {"name": judge_path().name, "sha256": sha256(judge_path())}
     files["judge"]["frozen"] = files["judge"]["sha256"] == FROZEN_SHA256
     own = pipe.entry

@@ -4,14 +4,18 @@ What is left behind is the optimiser's memory; every stage begins with a warm-up
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import WanError
+from ..files import read_tensors
+from ..transformer import TransformerShape, new_transformer
+from ..vae import to_diffusers_names
 
 STAGES = ("vae_frames", "vae_videos", "vae_decoder", "text", "transformer")
 LIMIT = 15_000_000  # bytes a file
@@ -44,6 +48,8 @@ def hand_over(folder: Path, out: Path) -> None:
 
 def take_over(source: Path, folder: Path) -> None:
     """Turn a hand-over back into checkpoints, from which every stage resumes."""
+    if any(source.glob("*.gguf")):
+        return take_over_release(source, folder)
     found = sorted(source.glob("*-*.safetensors"))
     if not found:
         raise WanError(
@@ -63,3 +69,28 @@ def take_over(source: Path, folder: Path) -> None:
             shutil.copy(source / f"{stage}-used.txt", folder / stage / "used.txt")
     if (source / "tokenizer.model").exists():
         shutil.copy(source / "tokenizer.model", folder)
+
+
+def take_over_release(assets: Path, folder: Path) -> None:
+    """Begin transformer and VAE where the shipped files stand: the F16 master and the VAE, with no minutes used.
+
+    The text encoder is not taken over: it is frozen, and rests in fp8.
+    """
+    [master] = assets.glob("*-F16.gguf")
+    [vae] = assets.glob("*vae.safetensors")
+    packed: dict[str, Any] = read_tensors(master).require("transformer").tensors
+    own = new_transformer(TransformerShape.of(packed)).wan_names()
+    write_checkpoint({own[name]: t for name, t in packed.items()}, folder / "transformer", used="0 0")
+    tensors: dict[str, Any] = read_tensors(vae).require("vae").tensors
+    write_checkpoint(to_diffusers_names(tensors), folder / "vae_videos", used="0 0")
+
+
+def write_checkpoint(state: Mapping[str, Tensor], folder: Path, *, used: str) -> None:
+    """A checkpoint whose weights and averages are both `state`; `used` is its steps and minutes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = ("weights", "average")
+    tensors = {
+        f"{kind}.{name}": t.float().contiguous().clone() for kind in kinds for name, t in state.items()
+    }
+    save_file(tensors, folder / "checkpoint.safetensors")
+    (folder / "used.txt").write_text(used)

@@ -15,6 +15,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from ..errors import WanError
+from ..machine.weights import bundled_folder
 from .captions import VOCABULARY, WORDS, words_in
 from .world import Scene
 
@@ -122,8 +124,18 @@ class Eye(nn.Module):
 
 def new_clip() -> CLIPModel:
     """The judge's network with random weights, about 3 million."""
-    vision = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 0, "num_attention_heads": 4}
-    text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision: dict[str, Any] = {
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 0,
+        "num_attention_heads": 4,
+    }
+    text: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     text |= {"vocab_size": END + 1, "max_position_embeddings": TEXT_LENGTH}
     text |= {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
     vision |= {"image_size": SIDE, "patch_size": 96, "num_channels": 6}
@@ -214,7 +226,7 @@ class Judge:
 
 def judge_path() -> Path:
     """Where the shipped judge lies."""
-    return Path(__file__).resolve().parents[2] / "assets" / "mini" / "judge_clip.safetensors"
+    return bundled_folder() / "judge_clip.safetensors"
 
 
 def save_judge(clip: CLIPModel, path: Path) -> None:

@@ -7,6 +7,7 @@
     python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
     python -m wan_tutorial.mini.train handover --out FOLDER     averaged weights, 16 bits, in files of 15 MB at most
     python -m wan_tutorial.mini.train takeover --out FOLDER     begin where a hand-over ended, on another machine
+    python -m wan_tutorial.mini.train takeover --out assets/mini  begin where the shipped model stands
 
 Each of text, vae and transformer ends by writing its file into assets/mini, in the format of its real counterpart.
 The judge has a command of its own (`python -m wan_tutorial.mini.train_judge`), as it must not meet the generator.

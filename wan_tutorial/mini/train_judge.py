@@ -153,7 +153,7 @@ def train_judge(pools: Sequence[VideoPool], *, minutes: float, folder: Path, bat
     """Train for `minutes`; checkpoint and curves go to `folder`, from which an interrupted run goes on."""
     torch.manual_seed(0)
     sources = [(pool, pool.videos()) for pool in pools]
-    task = JudgeTask(new_clip()).to(memory_format=torch.channels_last)
+    task = JudgeTask(new_clip()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     numbers, dice = np.random.default_rng(), random.Random()
 
     def draw() -> tuple[Tensor, list[Scene]]:

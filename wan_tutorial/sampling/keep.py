@@ -66,10 +66,10 @@ class RememberedVelocity:
     def __call__(self, latent: Tensor, sigma: float) -> Tensor:
         call, self.asked = self.asked, self.asked + 1
         if call < len(self.kept):
-            velocity = read_tensors(self.kept[call]).tensors["velocity"]
+            velocity: Any = read_tensors(self.kept[call]).tensors["velocity"]
             if velocity.shape != latent.shape:
                 raise WanError(f"{self.kept[call]} is of another size: delete {self.run.folder}.")
-            return velocity.to(latent.device)  # type: ignore[union-attr]
+            return velocity.to(latent.device)
         velocity = self.velocity_of(latent, sigma)
         self.positive = getattr(self.velocity_of, "positive", None)
         self.negative = getattr(self.velocity_of, "negative", None)
