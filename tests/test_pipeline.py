@@ -402,8 +402,8 @@ def test_the_meter_sees_the_peak_of_a_stage():
     with meter.stage("quiet"):
         pass
     with meter.stage("loud"):
-        block = np.ones(50_000_000, dtype=np.uint8)
-        time.sleep(0.05)
+        block = np.ones(100_000_000, dtype=np.uint8)
+        time.sleep(0.5)  # many looks long, on a busy machine too
         del block
     quiet, loud = meter.stages
     assert loud.memory_peak - quiet.memory_peak > 40_000_000
