@@ -61,7 +61,8 @@ result = pipe.generate(PROMPT, negative=NEGATIVE, seed=SEED)
 wan.show_video(result.video, fps=result.fps, times=4)
 
 # %% [markdown]
-# Where videos do not play, such as on GitHub, a film strip stands in: moments of the video from left to right.
+# An empty box? JupyterLab plays the video once you have run the cell yourself. Where videos do not play, such as on GitHub,
+# a film strip stands in: moments of the video from left to right.
 
 # %%
 from wan_tutorial.show import plot_strips, show_figure, show_table
@@ -69,8 +70,9 @@ from wan_tutorial.show import plot_strips, show_figure, show_table
 show_figure(plot_strips({"One prompt, one seed": result.video}, fps=result.fps, alt="The bonfire video"))
 
 # %% [markdown]
-# **Notice** what moves and what does not: the flames change from frame to frame, the logs stay. Nobody drew either;
-# the model was only shown videos with captions. And it is a small model: look for where it melts and smears.
+# **Notice** what moves and what does not: the flames change from frame to frame, the place of the fire stays. Nobody drew
+# either; the model was only shown videos with captions. And it is a small and young model: fire and darkness convince,
+# but the sword that the prompt asks for cannot be made out yet. Look for where it melts and smears.
 #
 # Where did the time go?
 
@@ -79,7 +81,7 @@ rows = [[use.name, f"{use.seconds:.1f} s", f"{use.memory_peak / 1e6:.0f} MB"] fo
 show_table(["stage", "time", "memory peak"], rows)
 
 # %% [markdown]
-# Almost all of it is in *steps*: the transformer was asked twenty times, each time for two prompts.
+# Most of it is in *steps*: the transformer was asked twenty times, each time for two prompts.
 #
 # ## Look: the same video in five stages
 #
@@ -274,9 +276,9 @@ show_figure(plot_strips(few, fps=pipe.entry.fps, alt="The same prompt and seed w
 #
 # ## The files, and what is in them
 #
-# A model is files of numbers with names. This workflow has four: three networks, and a LoRA, a small file that changes
-# the first of them (lesson 07). This is all a program like ComfyUI knows about them: names and shapes; there is no
-# config file.
+# A model is files of numbers with names. Here there are three, one for each network; a LoRA, a small file that changes
+# the first of them, would be a fourth (lesson 07). This is all a program like ComfyUI knows about them: names and shapes;
+# there is no config file.
 
 # %%
 # NBVAL_CHECK_OUTPUT

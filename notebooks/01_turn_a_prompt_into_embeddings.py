@@ -296,7 +296,9 @@ print("negative", tuple(text.negative.shape), text.negative_text.tokens, "tokens
 # ## Look: word surgery
 #
 # Embeddings are only numbers, so one can operate on them after the encoder. Take the word *sword* out, double it, or swap
-# it in the text. **Predict** which of these removes the sword from the video. (Remember: rows know their neighbours.)
+# it in the text. **Predict** which of these takes the sword out of the prompt's meaning. (Remember: rows know their
+# neighbours.) The scale model is young and paints no sword that you could recognise, so the pictures differ little; after
+# them the judge says how much of a sword it sees hints of.
 
 # %%
 from dataclasses import replace
@@ -333,9 +335,10 @@ for name, share in zip(painted, rows, strict=True):
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Setting rows to zero takes out the word, but its neighbours have already taken in that there is a sword, and they stay.
-# Only a new text is a clean operation. The numbers above are for one seed; run the cell with others before you believe
-# them.
+# By eye, hardly anything. The judge's belief in a sword barely moves when the word's rows are set to zero: its neighbours
+# have already taken in that there is a sword, and they stay. Only a new text lowers it clearly. That is a belief about
+# hints in the picture, not a sword to be seen, nor does a lantern appear. The numbers above are for one seed; run the
+# cell with others before you believe them.
 #
 # </details>
 #
@@ -354,7 +357,9 @@ board = explore_words(
 # %% [markdown]
 # ## Build: walk between two prompts
 #
-# Between two embeddings lie points that no sentence leads to. Write the straight line from `a` to `b`.
+# Between two embeddings lie points that no sentence leads to. Write the straight line from `a` to `b`. Below it leads
+# from orange flames in the dark to blue ones in the snow. Watch which of the two the model follows, colour or setting: it
+# paints the colour asked for only about three times in five.
 
 
 # %%

@@ -95,8 +95,8 @@ show_figure(plot_histogram({"noise": noise, "a video": latents[0]}, title="How l
 # %% [markdown]
 # ## Look: a preview for nothing
 #
-# Decoding takes most of a second. For a quick look, fit the best linear map from 16 channels to three colours, by least
-# squares on the six videos above. It is only 51 numbers, so it cannot be sharp.
+# Decoding takes some tenths of a second. For a quick look, fit the best linear map from 16 channels to three colours, by
+# least squares on the six videos above. It is only 51 numbers, so it cannot be sharp.
 
 # %%
 from wan_tutorial.show import fit_projection, plot_pictures
@@ -185,9 +185,10 @@ show_table(["difference (root mean square)", *names], rows)
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The prompt decides what is there: subject, colours, setting. The noise decides what the prompt leaves open: where
-# things stand, how the flames curl. Pairs with one prompt should differ less than pairs with one seed: read it in the
-# table.
+# The prompt decides what is there, as far as the model obeys it: here the setting, dark or shore. The scale model is
+# young: you cannot make out a sword or a lantern, and the flames asked for in blue came out orange. The noise decides what
+# the prompt leaves open: where things stand, how the flames curl. Pairs with one prompt should differ less than pairs with
+# one seed: read it in the table.
 #
 # </details>
 #
@@ -332,7 +333,8 @@ for name, video in loudness.items():
 # <details><summary>Answer</summary>
 #
 # The model believes what it is told: at sigma 1 it expects noise of spread 1. In quieter noise it finds less to work
-# with and takes the lack for smoothness; louder noise it takes for detail. Read it in sharpness and contrast above.
+# with and takes the lack for smoothness; louder noise it takes for detail. Read it in the
+# sharpness above; the contrast hardly changes.
 #
 # </details>
 #

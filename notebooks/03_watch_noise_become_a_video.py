@@ -62,8 +62,8 @@ print([field.name for field in fields(runs["uni_pc"][0])])
 # %% [markdown]
 # ## Look: drag through the steps
 #
-# The decoder would need most of a second for each of these pictures. Instead, a small linear map from 16 channels to
-# three colours, fitted to a few videos of known scenes, gives a rough preview at once (lesson 02 makes one).
+# The decoder would need some tenths of a second for each of these pictures. Instead, a small linear map from 16 channels
+# to three colours, fitted to a few videos of known scenes, gives a rough preview at once (lesson 02 makes one).
 
 # %%
 from wan_tutorial.mini.world import draw_scene, render
@@ -246,7 +246,8 @@ paths = {name: [noise, *(step.latent for step in steps)] for name, steps in ways
 show_figure(plot_trajectory(paths, title="One noise, two prompts"))
 
 # %% [markdown]
-# **Notice** that both begin together and part early, and that each way is bent.
+# **Notice** that both begin together and part early, and that neither way is quite straight: look near the ring. (*The
+# sword* is what the prompt asks for. The young scale model does not paint one that you could recognise.)
 #
 # ## Build: shift
 #
@@ -342,7 +343,8 @@ pairs = zip(*sharpness.values(), strict=True)
 print("sharper with the negative prompt in", sum(a > b for a, b in pairs), "of 4 seeds")
 
 # %% [markdown]
-# Four seeds show a direction, not a law; the shipped evaluation of the scale model counts more of them.
+# The difference is small, and four seeds show a direction at most, not a law. What the negative prompt does over
+# many captions has not been measured on this young model.
 #
 # At guidance 1 the negative prompt falls out of the formula, and the kit does not even compute it: half the time per
 # step. Workflows with a speed LoRA run so, and there the negative prompt does nothing at all.
@@ -418,7 +420,8 @@ show_figure(
 # ## Look: denoise below 1
 #
 # Give a video, go only part of the way back into noise, and come down with another prompt. The lower `denoise`, the more
-# of the given video stays.
+# of the given video stays. Look what survives, the setting or the things in it: with shift 8 even 0.7 begins at a sigma
+# of 0.96, almost all noise.
 
 # %%
 given = videos[0]
@@ -499,4 +502,4 @@ print(entry.steps, "steps, guidance", entry.guidance, "shift", entry.shift, entr
 #
 # </details>
 #
-# **Next:** [10 · Experiment](10_experiment.ipynb) has all controls on one board.
+# **Next:** [12 · Open a ComfyUI workflow](12_open_a_comfyui_workflow.ipynb) has all of this as nodes and wires.

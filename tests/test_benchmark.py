@@ -19,7 +19,9 @@ def test_all_ways_of_holding_the_weights_agree_and_are_timed():
     latent, text = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 5, 256)
     with torch.no_grad():
         first, *others = (m(latent, torch.tensor([900.0, 20.0]), text) for m in models.values())
-    for other, most in zip(others, (1e-5, 1e-5, 2e-3), strict=True):  # diffusers dequantises in half precision
+    for other, most in zip(
+        others, (1e-5, 1e-5, 2e-3), strict=True
+    ):  # diffusers dequantises in half precision
         assert (other - first).norm() < most * first.norm()
     took = step_seconds(models, rounds=2)
     assert {len(seconds) for seconds in took.values()} == {2} and min(map(min, took.values())) > 0
