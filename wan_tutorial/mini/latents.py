@@ -47,9 +47,9 @@ class LatentPool:
         with self.path.open("ab") as file:
             file.truncate(done * 2 * int(np.prod(self.shape)))
             for start in tqdm(range(done, self.videos.count, batch), desc=f"encode {self.path.name}"):
-                with torch.autocast("cpu", torch.bfloat16):
+                with torch.autocast(vae.mean.device.type, torch.bfloat16):
                     latent = vae.encode(to_pixels(videos[start : start + batch]))
-                file.write(latent.to(torch.float16).numpy().tobytes())
+                file.write(latent.to("cpu", torch.float16).numpy().tobytes())
                 file.flush()
 
 

@@ -55,7 +55,9 @@ def release_vae(folder: Path, assets: Path = ASSETS, *, sample: int = 192) -> No
 
 def write_vae(model: AutoencoderKLWan, assets: Path = ASSETS) -> None:
     """Write a VAE whose latents have Wan's statistics, in 16 bits."""
-    halves = {name: t.to(torch.float16).contiguous() for name, t in to_wan_names(model.state_dict()).items()}
+    halves = {
+        name: t.to("cpu", torch.float16).contiguous() for name, t in to_wan_names(model.state_dict()).items()
+    }
     write_safetensors(assets / VAE, halves)
 
 

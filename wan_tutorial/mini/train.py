@@ -45,13 +45,13 @@ def run(options: argparse.Namespace) -> None:
     folder, assets = options.folder, options.assets
     folder.mkdir(parents=True, exist_ok=True)
     if options.stage == "text":
-        train_text(folder, minutes=options.minutes)
+        train_text(folder, minutes=options.minutes, device=options.device)
         release.release_text_encoder(folder, assets)
     elif options.stage == "vae":
         train_vae(folder, minutes=options.minutes, device=options.device, compile=options.compile)
         release.release_vae(folder, assets)
     elif options.stage in ("latents", "decoder"):
-        vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors)
+        vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors).to(options.device)
         many, brief = pools(folder)
         if options.stage == "latents":
             for pool in (brief, *many):
@@ -65,7 +65,12 @@ def run(options: argparse.Namespace) -> None:
         tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
         batches = Batches(*pools(folder))
         train_transformer(
-            folder, load_text_encoder(tensors), batches, minutes=options.minutes, compile=options.compile
+            folder,
+            load_text_encoder(tensors, device=options.device),
+            batches,
+            minutes=options.minutes,
+            device=options.device,
+            compile=options.compile,
         )
         release.release_transformer(folder, assets)
     elif options.stage == "handover":

@@ -62,7 +62,7 @@ def embed(model: UMT5EncoderModel, ids: Tensor) -> Tensor:
 
 def hide(ids: Tensor, share: float = 0.3) -> tuple[Tensor, Tensor]:
     """Replace a share of the words by the mask; returns the ids to read and where something is hidden."""
-    hidden = (torch.rand(ids.shape) < share) & (ids != PAD) & (ids != EOS)
+    hidden = (torch.rand(ids.shape, device=ids.device) < share) & (ids != PAD) & (ids != EOS)
     return ids.masked_fill(hidden, MASK), hidden
 
 
@@ -81,11 +81,13 @@ class TextTask(nn.Module):
         guess = F.cross_entropy(logits, first[hidden])
         a = F.normalize(states.sum(1), dim=-1)
         b = F.normalize(embed(self.encoder, second).sum(1), dim=-1)
-        match = F.cross_entropy(a @ b.T * self.log_scale.exp().clamp(max=30), torch.arange(len(a)))
+        match = F.cross_entropy(
+            a @ b.T * self.log_scale.exp().clamp(max=30), torch.arange(len(a), device=a.device)
+        )
         return guess + 0.2 * match, {"guess": guess.item(), "match": match.item()}
 
 
-def train_text(folder: Path, *, minutes: float, batch: int = 48) -> None:
+def train_text(folder: Path, *, minutes: float, device: str = "cpu", batch: int = 48) -> None:
     """Writes folder/tokenizer.model and folder/text_encoder.safetensors (float32, Hugging Face names)."""
     torch.manual_seed(0)
     path = folder / "tokenizer.model"
@@ -95,13 +97,15 @@ def train_text(folder: Path, *, minutes: float, batch: int = 48) -> None:
     shape = TextShape(vocab=tokenizer.vocab, dim=256, heads=4, ffn_dim=512, layers=4)
     task = TextTask(new_text_encoder(shape))
     nn.init.normal_(task.encoder.shared.weight, std=1.0)
+    task.to(device)
     dice = random.Random(0)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = [draw_scene(dice.randrange(10**9)) for _ in range(batch)]
         pairs = [[write_caption(scene, dice.randrange(10**9)) for scene in scenes] for _ in range(2)]
-        with torch.autocast("cpu", torch.bfloat16):
-            return task(tokenize(tokenizer, pairs[0]), tokenize(tokenizer, pairs[1]))
+        first, second = (tokenize(tokenizer, captions).to(device) for captions in pairs)
+        with torch.autocast(first.device.type, torch.bfloat16):
+            return task(first, second)
 
     matrices = [
         p

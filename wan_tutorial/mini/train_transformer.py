@@ -74,6 +74,7 @@ def embed_captions(encoder: TextEncoder, captions: list[str]) -> Tensor:
         tokens = encoder.tokenizer.encode(caption, TEXT_LENGTH)
         row[: len(tokens)] = torch.tensor(tokens)
     longest = int((ids != 0).sum(1).max())
+    ids = ids.to(encoder.model.shared.weight.device)
     return F.pad(encoder.embed(ids[:, :longest]), (0, 0, 0, TEXT_LENGTH - longest))
 
 
@@ -91,18 +92,19 @@ def train_transformer(
     batches: Batches,
     *,
     minutes: float,
+    device: str = "cpu",
     batch: int = 16,
     compile: bool = False,
 ) -> WanTransformer:
     """Train for `minutes`; checkpoints and curves go to folder/transformer."""
     torch.manual_seed(0)
-    model = new_transformer(SHAPE)
+    model = new_transformer(SHAPE).to(device)
     loss_function = torch.compile(flow_matching_loss) if compile else flow_matching_loss
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         clean, captions = batches.draw(batch)
-        t = draw_times(batch)
-        losses = loss_function(model, clean, embed_captions(encoder, captions), t)
+        t = draw_times(batch).to(device)
+        losses = loss_function(model, clean.to(device), embed_captions(encoder, captions), t)
         late = losses.detach()[t < 0.5]
         return losses.mean(), {"late": late.mean().item() if len(late) else float("nan")}
 

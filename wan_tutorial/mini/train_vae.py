@@ -128,7 +128,8 @@ def train_decoder(
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         latent, video = draw_latent_crops(pools, batch=4, cells=6, dice=dice)
-        loss, squared = loss_function(latent, video.contiguous(memory_format=torch.channels_last_3d))
+        video = video.to(model.device).contiguous(memory_format=torch.channels_last_3d)
+        loss, squared = loss_function(latent.to(model.device), video)
         return loss, {"psnr": 10 * np.log10(4 / squared.item())}
 
     budget = Budget(minutes, learning_rate=1e-3)
