@@ -9,14 +9,24 @@ from wan_tutorial.errors import WanError
 from wan_tutorial.files import read_tensors
 from wan_tutorial.machine.weights import bundled_folder
 from wan_tutorial.mini import handover, release, train_transformer, train_vae
+from wan_tutorial.mini.captions import write_caption
 from wan_tutorial.mini.data import VideoPool, to_bytes, to_pixels
 from wan_tutorial.mini.latents import LatentPool
-from wan_tutorial.mini.loop import Budget, averaged, train
+from wan_tutorial.mini.loop import Budget, Muon, averaged, orthogonalise, train
 from wan_tutorial.mini.release import fold_statistics
-from wan_tutorial.mini.train_text import MASK, hide, tokenize, train_tokenizer
+from wan_tutorial.mini.train_text import (
+    ATTRIBUTES,
+    MASK,
+    TextTask,
+    hide,
+    number_attributes,
+    tokenize,
+    train_tokenizer,
+)
 from wan_tutorial.mini.train_transformer import draw_times, flow_matching_loss
-from wan_tutorial.mini.train_vae import grow_into_time
-from wan_tutorial.text import EOS, PAD, Tokenizer
+from wan_tutorial.mini.train_vae import draw_crops, edge_energy, grow_into_time
+from wan_tutorial.mini.world import draw_scene
+from wan_tutorial.text import EOS, PAD, TextShape, Tokenizer, new_text_encoder
 from wan_tutorial.transformer import new_transformer
 from wan_tutorial.vae import Vae, VaeShape, decode_full_length, encode_full_length, new_autoencoder
 
@@ -97,6 +107,56 @@ def test_the_loop_learns_logs_and_resumes(tmp_path):
     fresh = nn.Linear(3, 1)
     resumed = train(fresh, lambda step: pytest.fail("the minutes are used"), budget=budget, folder=tmp_path)
     assert torch.equal(resumed.weight, average.weight) and torch.equal(fresh.weight, model.weight)
+
+
+def test_muon_moves_every_direction_of_a_matrix_and_of_a_convolution():
+    torch.manual_seed(0)
+    for shape in ((8, 40), (40, 8)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert 0.6 < values.min() and values.max() < 1.3
+    target, layer = torch.randn(8, 4, 3, 3, 3), nn.Conv3d(4, 8, 3)
+    optimiser = Muon([layer.weight], weight_decay=0.0)
+    optimiser.param_groups[0]["lr"] = 0.05
+    before = (layer.weight - target).square().mean().item()
+    for _ in range(60):
+        (layer.weight - target).square().mean().backward()
+        optimiser.step()
+        layer.weight.grad = None
+    assert (layer.weight - target).square().mean() < 0.2 * before
+
+
+def test_crops_prefer_the_busy_places():
+    flat = np.zeros((1, 5, 64, 64, 3), np.uint8)
+    flat[:, :, :, 32:] = np.random.default_rng(0).integers(0, 255, (1, 5, 64, 32, 3))
+    dice = np.random.default_rng(0)
+    crops = draw_crops(flat, batch=200, frames=5, side=16, dice=dice)
+    assert crops.shape == (200, 3, 5, 16, 16)
+    busy = (crops.std(dim=(1, 2, 3, 4)) > 0.1).float().mean()
+    at_random = (64 - 16 + 1 - 17) / (64 - 16 + 1)  # places that touch the busy half
+    assert busy > at_random + 0.1
+    assert edge_energy(flat[0, :, :, 32:]) > edge_energy(flat[0, :, :, :32]) == 0
+
+
+def test_the_text_encoder_learns_which_scene_a_caption_tells():
+    torch.manual_seed(0)
+    scenes = [draw_scene(seed) for seed in range(6)]
+    tokenizer = Tokenizer(train_tokenizer(captions=300, vocabulary=450))
+    ids = tokenize(tokenizer, [write_caption(scene, 0) for scene in scenes])
+    numbers = torch.tensor([number_attributes(scene) for scene in scenes])
+    for name, column in zip(ATTRIBUTES, numbers.T, strict=True):
+        told = [ATTRIBUTES[name][number] for number in column]
+        assert told == [getattr(scene, name) for scene in scenes]
+    task = TextTask(new_text_encoder(TextShape(tokenizer.vocab, dim=64, heads=1, ffn_dim=64, layers=1)))
+    optimiser = torch.optim.Adam(task.parameters(), 5e-3)
+    losses = []
+    for _ in range(60):
+        loss, figures = task(ids, numbers)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(figures)
+    assert losses[-1]["scene"] < 0.3 * losses[0]["scene"]
+    assert losses[-1]["recall"] < 0.5 * losses[0]["recall"]
 
 
 def test_a_handover_survives_the_move_in_small_files(tmp_path, monkeypatch):

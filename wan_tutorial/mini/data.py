@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .world import Scene, brief_scene, draw_scene, render
 
 BATCH = 16
+TRAINING_POOLS = ((0, 2560), (100_000, 3072), (200_000, 4096))  # first seed and count of each
 
 
 @dataclass
@@ -55,6 +56,11 @@ class VideoPool:
                 video = render(scenes, height=self.height, width=self.width, frames=self.frames)
                 file.write(to_bytes(video).numpy().tobytes())
         return np.memmap(self.path, mode="r", dtype=np.uint8, shape=(self.count, *shape))
+
+
+def training_videos(folder: Path) -> list[VideoPool]:
+    """What VAE and transformer learn from: thousands of scenes, in a few files."""
+    return [VideoPool(folder, count, first_seed=first) for first, count in TRAINING_POOLS]
 
 
 def to_bytes(video: Tensor) -> Tensor:

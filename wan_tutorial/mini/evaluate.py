@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.mini.captions import BRIEF_NEGATIVE, BRIEF_PROMPT, FREE_PHRASINGS, WORDS, write_caption
+from wan_tutorial.mini.data import TRAINING_POOLS
 from wan_tutorial.mini.judge import (
     FROZEN_SHA256,
     Judge,
@@ -47,7 +48,6 @@ TRAINING_BRIEF_SEEDS = (
     500_000,
     320,
 )  # first and count of the renders of the brief's prompt made for training
-TRAINING_POOLS = ((0, 2560), (100_000, 3072))  # first seed and count of the other renders made for training
 
 
 @dataclass(frozen=True)

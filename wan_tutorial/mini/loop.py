@@ -81,10 +81,7 @@ def train(
 def make_optimisers(
     parameters: list[nn.Parameter], orthogonal: set[nn.Parameter], budget: Budget
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon for the matrices named: it makes each update orthogonal, so that no direction is left behind.
-
-    Muon: https://kellerjordan.github.io/posts/muon, scaled so that one learning rate serves both.
-    """
+    """AdamW, and Muon for the matrices and convolutions named."""
     plain = [p for p in parameters if p not in orthogonal]
     decay = budget.weight_decay
     optimisers: list[torch.optim.Optimizer] = [
@@ -92,9 +89,44 @@ def make_optimisers(
     ]
     if orthogonal:
         matrices = [p for p in parameters if p in orthogonal]
-        muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-        optimisers.append(muon)
+        optimisers.append(Muon(matrices, weight_decay=decay))
     return optimisers
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, so that no direction of a matrix is left behind.
+
+    torch.optim.Muon takes matrices only; this one reads a convolution (out, in, ...) as a matrix of `out` rows as well.
+    Five Newton-Schulz steps and their numbers: https://kellerjordan.github.io/posts/muon; the scale
+    0.2 sqrt(longer side) lets one learning rate serve AdamW and it: https://arxiv.org/abs/2502.16982.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], *, weight_decay: float, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": 0.0})
+        self.weight_decay, self.momentum = weight_decay, momentum
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                average = state.setdefault("average", torch.zeros_like(weight))
+                average.lerp_(weight.grad, 1 - self.momentum)
+                update = orthogonalise(weight.grad.lerp(average, self.momentum).flatten(1))
+                weight.mul_(1 - group["lr"] * self.weight_decay)
+                scale = 0.2 * max(update.shape) ** 0.5
+                weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * scale)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Bring every singular value of a matrix (m, n) near 1, by five Newton-Schulz steps in bfloat16."""
+    flat = matrix.shape[0] <= matrix.shape[1]
+    x = (matrix if flat else matrix.T) / (matrix.norm() + 1e-7)
+    x = x.bfloat16()
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return (x if flat else x.T).to(matrix.dtype)
 
 
 def schedule(steps_since_start: int, progress: float, budget: Budget) -> float:

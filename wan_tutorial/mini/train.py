@@ -24,7 +24,7 @@ from ..files import read_tensors
 from ..text import load_text_encoder
 from ..vae import load_vae
 from . import release
-from .data import VideoPool
+from .data import VideoPool, training_videos
 from .handover import hand_over, take_over
 from .latents import LatentPool
 from .train_text import train_text
@@ -36,9 +36,8 @@ STAGES = ("text", "vae", "latents", "decoder", "transformer", "handover", "takeo
 
 def pools(folder: Path) -> tuple[list[LatentPool], LatentPool]:
     """The transformer's training videos: many scenes, and more of the brief's own."""
-    many = [VideoPool(folder, 2560), VideoPool(folder, 3072, first_seed=100_000)]
     brief = VideoPool(folder, 320, split="brief", first_seed=500_000)
-    return [LatentPool(pool) for pool in many], LatentPool(brief)
+    return [LatentPool(pool) for pool in training_videos(folder)], LatentPool(brief)
 
 
 def run(options: argparse.Namespace) -> None:

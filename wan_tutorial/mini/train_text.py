@@ -1,7 +1,7 @@
 """Train the scale model's tokenizer and text encoder on captions alone; afterwards both are frozen, as in Wan.
 
 UMT5 learned by filling in what was cut from sentences of many languages; this one fills in hidden tokens of
-fireside captions, and learns as well that two captions of one scene belong together.
+fireside captions, and learns as well to tell from a caption the scene it describes.
 """
 
 import io
@@ -16,11 +16,16 @@ from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
 from ..text import EOS, PAD, TextShape, Tokenizer, new_text_encoder, to_file_names
-from .captions import VOCABULARY, write_caption
+from .captions import VOCABULARY, WORDS, write_caption
 from .loop import Budget, train
-from .world import draw_scene
+from .world import Scene, draw_scene
 
 LENGTH = 64  # tokens: the longest caption has about 45 words
+ATTRIBUTES: dict[str, tuple[str | bool | None, ...]] = {
+    name: tuple(value == "yes" if "yes" in values else value for value in values)
+    + ((None,) if name in ("relation", "defect") else ())
+    for name, values in WORDS.items()
+}
 MASK = 3  # "<mask>", in UMT5 one of its <extra_id> tokens
 
 
@@ -60,31 +65,45 @@ def embed(model: UMT5EncoderModel, ids: Tensor) -> Tensor:
     )
 
 
-def hide(ids: Tensor, share: float = 0.3) -> tuple[Tensor, Tensor]:
+def hide(ids: Tensor, share: float = 0.2) -> tuple[Tensor, Tensor]:
     """Replace a share of the words by the mask; returns the ids to read and where something is hidden."""
     hidden = (torch.rand(ids.shape, device=ids.device) < share) & (ids != PAD) & (ids != EOS)
     return ids.masked_fill(hidden, MASK), hidden
 
 
 class TextTask(nn.Module):
-    """The encoder with what only its training needs: a scale for guessing words, one for matching captions."""
+    """The encoder with what only its training needs: a head that guesses words, and one that names the scene.
+
+    The head is not the embedding table: tied to it, every row drifts towards the frequent words until all are alike.
+    The scene is read by one query for each attribute, which must find the words that tell it among the rows.
+    """
 
     def __init__(self, encoder: UMT5EncoderModel):
         super().__init__()
         self.encoder = encoder
-        self.log_scale = nn.Parameter(torch.tensor(1.0))
+        dim, vocab = encoder.config.d_model, encoder.config.vocab_size
+        self.word = nn.Linear(dim, vocab)
+        self.query = nn.Parameter(torch.randn(len(ATTRIBUTES), dim) / dim**0.5)
+        self.answer = nn.ModuleList(nn.Linear(dim, len(values)) for values in ATTRIBUTES.values())
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, dict[str, float]]:
-        read, hidden = hide(first)
-        states = embed(self.encoder, read)
-        logits = states[hidden] @ self.encoder.shared.weight.T / states.shape[-1] ** 0.5
-        guess = F.cross_entropy(logits, first[hidden])
-        a = F.normalize(states.sum(1), dim=-1)
-        b = F.normalize(embed(self.encoder, second).sum(1), dim=-1)
-        match = F.cross_entropy(
-            a @ b.T * self.log_scale.exp().clamp(max=30), torch.arange(len(a), device=a.device)
-        )
-        return guess + 0.2 * match, {"guess": guess.item(), "match": match.item()}
+    def forward(self, ids: Tensor, scenes: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Token ids (B, L) and the number of each attribute's value (B, A) to the loss and its parts."""
+        read, hidden = hide(ids)
+        states = embed(self.encoder, read)  # (B, L, dim)
+        seen = (ids != PAD) & ~hidden
+        words = self.word(states).float()
+        guess, recall = (F.cross_entropy(words[where], ids[where]) for where in (hidden, seen))
+        attention = (states @ self.query.T).masked_fill((ids == PAD)[..., None], -1e4).softmax(1)  # (B, L, A)
+        found = attention.transpose(1, 2).to(states.dtype) @ states  # (B, A, dim)
+        answers = [layer(found[:, a]).float() for a, layer in enumerate(self.answer)]
+        scene = torch.stack([F.cross_entropy(row, scenes[:, a]) for a, row in enumerate(answers)]).mean()
+        figures = {"guess": guess.item(), "recall": recall.item(), "scene": scene.item()}
+        return 0.5 * guess + 0.5 * recall + 2 * scene, figures
+
+
+def number_attributes(scene: Scene) -> list[int]:
+    """Which value of each attribute a scene has, as numbers; a relation or defect it lacks is the last."""
+    return [values.index(getattr(scene, name)) for name, values in ATTRIBUTES.items()]
 
 
 def train_text(folder: Path, *, minutes: float, device: str = "cpu", batch: int = 48) -> None:
@@ -102,10 +121,12 @@ def train_text(folder: Path, *, minutes: float, device: str = "cpu", batch: int 
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = [draw_scene(dice.randrange(10**9)) for _ in range(batch)]
-        pairs = [[write_caption(scene, dice.randrange(10**9)) for scene in scenes] for _ in range(2)]
-        first, second = (tokenize(tokenizer, captions).to(device) for captions in pairs)
-        with torch.autocast(first.device.type, torch.bfloat16):
-            return task(first, second)
+        ids = tokenize(tokenizer, [write_caption(scene, dice.randrange(10**9)) for scene in scenes]).to(
+            device
+        )
+        numbers = torch.tensor([number_attributes(scene) for scene in scenes], device=device)
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            return task(ids, numbers)
 
     matrices = [
         p

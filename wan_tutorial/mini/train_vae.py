@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from torch import Tensor, nn
 
 from ..vae import Vae, VaeShape, channels_last, decode_full_length, encode_full_length, new_autoencoder
-from .data import VideoPool, to_pixels
+from .data import to_pixels, training_videos
 from .latents import LatentPool
 from .loop import Budget, train
 
@@ -25,15 +25,25 @@ KL_WEIGHT = 1e-4  # enough to keep the latents near a unit Gaussian, too little 
 def draw_crops(
     videos: np.ndarray, *, batch: int, frames: int, side: int, dice: np.random.Generator
 ) -> Tensor:
-    """Random crops in space (and, for single frames, time), mirrored half of the time: (B, 3, frames, side, side)."""
+    """Crops in space (and, for single frames, time), mirrored half of the time: (B, 3, frames, side, side).
+
+    Of two random places the busier is taken: a sword needs more practice than an evening sky.
+    """
     count, length, height, width = videos.shape[:4]
-    crops = []
-    for _ in range(batch):
+
+    def draw() -> np.ndarray:
         at = dice.integers(length - frames + 1)
         y, x = dice.integers(height - side + 1), dice.integers(width - side + 1)
-        crop = videos[dice.integers(count), at : at + frames, y : y + side, x : x + side]
-        crops.append(crop[:, :, ::-1] if dice.random() < 0.5 else crop)
-    return to_pixels(np.stack(crops))
+        return videos[dice.integers(count), at : at + frames, y : y + side, x : x + side]
+
+    crops = [max(draw(), draw(), key=edge_energy) for _ in range(batch)]
+    return to_pixels(np.stack([crop[:, :, ::-1] if dice.random() < 0.5 else crop for crop in crops]))
+
+
+def edge_energy(crop: np.ndarray) -> float:
+    """Mean difference between neighbouring pixels of the first frame of a crop (F, H, W, 3), uint8."""
+    frame = crop[0].astype(np.int16)
+    return float(np.abs(np.diff(frame, axis=0)).mean() + np.abs(np.diff(frame, axis=1)).mean())
 
 
 def reconstruction_loss(output: Tensor, video: Tensor) -> Tensor:
@@ -91,7 +101,7 @@ def train_vae(
     )
     if not (folder / "vae_videos").exists():
         grow_into_time(model)
-    return _stage(model, folder / "vae_videos", Budget(0.8 * minutes, learning_rate=1e-3), 4, 13, 48, compile)
+    return _stage(model, folder / "vae_videos", Budget(0.8 * minutes, learning_rate=2e-3), 4, 13, 48, compile)
 
 
 def draw_latent_crops(
@@ -140,16 +150,19 @@ def _stage(
     model: AutoencoderKLWan, folder: Path, budget: Budget, batch: int, frames: int, side: int, compile: bool
 ) -> AutoencoderKLWan:
     """Train on random crops; returns the averaged network, ready for the next stage."""
-    videos, dice = VideoPool(folder.parent, 2560).videos(), np.random.default_rng()
+    many = [pool.videos() for pool in training_videos(folder.parent)]
+    dice = np.random.default_rng()
     loss_function = torch.compile(vae_loss) if compile else vae_loss
     parameters = [p for p in model.parameters() if p.requires_grad]
+    kernels = [p for p in parameters if p.ndim >= 4 and min(p.shape[0], p[0].numel()) >= 8]
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        videos = many[dice.integers(len(many))]
         video = draw_crops(videos, batch=batch, frames=frames, side=side, dice=dice)
         video = video.to(model.device).contiguous(memory_format=torch.channels_last_3d)
         loss, squared, kl = loss_function(model, video)
         return loss, {"psnr": 10 * np.log10(4 / squared.item()), "kl": kl.item()}
 
-    average = train(model, loss_of, budget=budget, folder=folder, parameters=parameters)
+    average = train(model, loss_of, budget=budget, folder=folder, parameters=parameters, orthogonal=kernels)
     model.load_state_dict(average.state_dict())
     return model
