@@ -196,7 +196,8 @@ def answers(judge: Judge, videos: Tensor, truths: Sequence[Mapping[str, str]]) -
 def read_hue(videos: Tensor) -> list[str]:
     """The flames' colour without the judge: the hue around the hearth where a video flickers, by the nearest of five.
 
-    Strong colours count more, as a flame's edge is coloured and its core nearly white.
+    Strong colours count more, as a flame's edge is coloured and its core nearly white. Where the camera moves, the
+    edges of all things flicker, and now and then the answer is theirs.
     """
     height, width = videos.shape[2:4]
     side = min(height, width)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from .captions import write_caption
-from .data import VideoPool
+from .data import VideoPool, training_videos
 from .judge import (
     QUESTIONS,
     Judge,
@@ -181,8 +181,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/training"))
     parser.add_argument("--output", type=Path, default=judge_path())
     given = parser.parse_args()
-    pools = [VideoPool(given.folder, 2560), VideoPool(given.folder, 3072, first_seed=100_000)]
-    clip = train_judge(pools, minutes=given.minutes, folder=given.folder / "judge")
+    clip = train_judge(training_videos(given.folder), minutes=given.minutes, folder=given.folder / "judge")
     save_judge(clip, given.output)
     for split in ("train", "held_out"):
         accuracy = zero_shot_accuracy(Judge.of(clip), *held_out_renders(200, split=split))

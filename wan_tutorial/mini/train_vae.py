@@ -107,15 +107,17 @@ def train_vae(
 def draw_latent_crops(
     pools: list[LatentPool], *, batch: int, cells: int, dice: random.Random
 ) -> tuple[Tensor, Tensor]:
-    """The same random places in latents (B, 16, F, cells, cells) and in the videos they came from, pixels."""
-    latents, videos = [], []
-    for _ in range(batch):
+    """The same places in latents (B, 16, F, cells, cells) and in the videos they came from, pixels; busy ones, as above."""
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
         pool = dice.choice(pools)
         index = dice.randrange(pool.ready)
         y, x = (dice.randrange(side - cells + 1) for side in pool.shape[2:])
-        latents.append(pool.read()[index, :, :, y : y + cells, x : x + cells].astype(np.float32))
-        box = slice(8 * y, 8 * (y + cells)), slice(8 * x, 8 * (x + cells))
-        videos.append(pool.videos.videos()[index][:, box[0], box[1]])
+        video = pool.videos.videos()[index][:, 8 * y : 8 * (y + cells), 8 * x : 8 * (x + cells)]
+        return pool.read()[index, :, :, y : y + cells, x : x + cells].astype(np.float32), video
+
+    crops = [max(draw(), draw(), key=lambda crop: edge_energy(crop[1])) for _ in range(batch)]
+    latents, videos = zip(*crops, strict=True)
     return torch.from_numpy(np.stack(latents)), to_pixels(np.stack(videos))
 
 
@@ -142,8 +144,19 @@ def train_decoder(
         loss, squared = loss_function(latent.to(model.device), video)
         return loss, {"psnr": 10 * np.log10(4 / squared.item())}
 
-    budget = Budget(minutes, learning_rate=1e-3)
-    return train(model, loss_of, budget=budget, folder=folder / "vae_decoder", parameters=trained)
+    return train(
+        model,
+        loss_of,
+        budget=Budget(minutes, learning_rate=1e-3),
+        folder=folder / "vae_decoder",
+        parameters=trained,
+        orthogonal=kernels(trained),
+    )
+
+
+def kernels(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """The convolutions that Muon moves: all but the few that are only a handful of numbers wide."""
+    return [p for p in parameters if p.ndim >= 4 and min(p.shape[0], p[0].numel()) >= 8]
 
 
 def _stage(
@@ -154,7 +167,6 @@ def _stage(
     dice = np.random.default_rng()
     loss_function = torch.compile(vae_loss) if compile else vae_loss
     parameters = [p for p in model.parameters() if p.requires_grad]
-    kernels = [p for p in parameters if p.ndim >= 4 and min(p.shape[0], p[0].numel()) >= 8]
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         videos = many[dice.integers(len(many))]
@@ -163,6 +175,8 @@ def _stage(
         loss, squared, kl = loss_function(model, video)
         return loss, {"psnr": 10 * np.log10(4 / squared.item()), "kl": kl.item()}
 
-    average = train(model, loss_of, budget=budget, folder=folder, parameters=parameters, orthogonal=kernels)
+    average = train(
+        model, loss_of, budget=budget, folder=folder, parameters=parameters, orthogonal=kernels(parameters)
+    )
     model.load_state_dict(average.state_dict())
     return model

@@ -587,19 +587,21 @@ def _local(batch: Batch, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _paint_sword(brush: Brush) -> None:
-    """Point down: blade, guard, grip and pommel."""
-    p, q, shape = brush.p, brush.q, brush.batch.shape
-    width = (2.6 + 1.4 * shape) * (q / 9).clamp(0.0, 1.0)
+    """Point down: blade, guard, grip and pommel. Large and dark-edged, as flames are bright around it."""
+    p, q, shape = brush.p / 1.2, brush.q / 1.2, brush.batch.shape
+    width = (3.2 + 1.2 * shape) * (q / 9).clamp(0.0, 1.0)
     blade = torch.maximum(p.abs() - width, (q - 18.5).abs() - 20)
-    ridge = torch.where(p > 0, 1.12, 0.74) + 0.30 * brush.grain(0.0, 0.55)
+    brush.lay(blade - 0.9, brush.iron * 0.35)
+    ridge = torch.where(p > 0, 1.12, 0.66) + 0.22 * brush.grain(0.0, 0.55)
     fuller = 1 - 0.45 * brush.batch.detailed * _cover(p.abs() - 0.9)
-    brush.lay(blade, brush.metal, ridge * fuller)
+    brush.lay(blade, brush.metal * 0.8, ridge * fuller)
     bow = (shape - 0.5) * 0.09 * p.square()  # guard bent down, straight or up
-    reach = 7.5 + 4.5 * (3 * shape).frac()
-    brush.lay(_box(p, q - 39 - bow, reach, 1.7), brush.tint * 0.95, 0.9)
-    brush.lay(_box(p, q - 45.5, 1.9, 6.5), brush.tint * 0.6, 1 + 0.5 * brush.grain(0.8, 1.5))
-    round_end = (p.square() + (q - 54).square()).sqrt() - 3.3
-    diamond = p.abs() + (q - 54).abs() - 4.4
+    reach = 8.5 + 4.0 * (3 * shape).frac()
+    brush.lay(_box(p, q - 39 - bow, reach + 0.8, 3.1), brush.iron * 0.35)
+    brush.lay(_box(p, q - 39 - bow, reach, 2.2), brush.tint * 0.95, 0.9)
+    brush.lay(_box(p, q - 45.5, 2.3, 6.0), brush.tint * 0.6, 1 + 0.5 * brush.grain(0.8, 1.5))
+    round_end = (p.square() + (q - 53).square()).sqrt() - 3.8
+    diamond = p.abs() + (q - 53).abs() - 4.9
     brush.lay(torch.where(shape > 0.5, round_end, diamond), brush.metal * 1.05)
 
 
