@@ -8,7 +8,9 @@ import pytest
 import torch
 from small import write_small_model
 
+from wan_tutorial.machine.weights import bundled_folder
 from wan_tutorial.mini import evaluate as module
+from wan_tutorial.mini.card import fill_card
 from wan_tutorial.mini.evaluate import (
     Sample,
     captions_of,
@@ -121,3 +123,11 @@ def test_the_whole_evaluation_runs(tmp_path, monkeypatch):
     assert report["novelty"]["training_latents_compared"] == 8
     assert report["captions_train"]["subject"]["n"] == 2
     json.dumps(report, allow_nan=False)
+
+
+def test_the_card_says_what_the_evaluation_file_says():
+    folder = bundled_folder()
+    text, report = (folder / "README.md").read_text(), json.loads((folder / "evaluation.json").read_text())
+    assert fill_card(text, report) == text
+    report["figures"]["vae"]["psnr"]["value"] += 1
+    assert fill_card(text, report) != text

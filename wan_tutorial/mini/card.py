@@ -1,0 +1,123 @@
+"""Write the measured part of the model card from the evaluation file: no figure is copied by hand.
+
+python -m wan_tutorial.mini.card          assets/mini/evaluation.json into assets/mini/README.md
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .captions import WORDS
+from .release import ASSETS
+
+Row = Mapping[str, Any]
+BEGIN, END = "<!-- measured: written by wan_tutorial.mini.card -->", "<!-- end of measured -->"
+COLUMNS = {
+    "judge_on_renders": "renders",
+    "judge_on_reconstructions": "through the VAE",
+    "brief": "the brief's prompt",
+    "captions_train": "captions",
+    "captions_held_out": "held-out combinations",
+    "free_phrasings": "free phrasings",
+}
+NAMES = {
+    "flame_size": "flame size",
+    "camera": "camera, by optical flow",
+    "hue": "colour, as hue in the flames",
+}
+
+
+def spoken(row: Row | None, unit: str = "%") -> str:
+    """A figure with its interval: "98 % (93 to 99)", or "25.3 dB (24.7 to 25.9)"; empty where nothing was measured."""
+    if not row or row["value"] is None:
+        return ""
+    if unit == "%":
+        return f"{100 * row['value']:.0f} % ({100 * row['low']:.0f} to {100 * row['high']:.0f})"
+    return f"{row['value']:.1f} {unit} ({row['low']:.1f} to {row['high']:.1f})"
+
+
+def table_of_words(figures: Row) -> Iterator[str]:
+    """How often each attribute is seen, one column for each kind of prompt."""
+    columns = {key: title for key, title in COLUMNS.items() if key in figures}
+    counts = {key: figures[key]["subject"]["n"] for key in columns}
+    yield "| | " + " | ".join(f"{title} ({counts[key]})" for key, title in columns.items()) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for name in (*(name for name in WORDS if name != "defect"), "hue"):
+        cells = (spoken(figures[key].get(name)) for key in columns)
+        yield f"| {NAMES.get(name, name)} | " + " | ".join(cells) + " |"
+
+
+def describe(report: Row) -> Iterator[str]:
+    """The lines of the measured part, paragraph by paragraph."""
+    figures, own = report["figures"], report["settings"]
+    yield (
+        "On the files named in [evaluation.json](evaluation.json) with their hashes; 95 % intervals in brackets; "
+        f"Q3_K_S, {own['steps']} steps, guidance {own['guidance']:g}, shift {own['shift']:g}, {own['sampler']}, the "
+        "brief's negative prompt; seeds 0 to n - 1."
+    )
+    vae = figures["vae"]
+    frames = ", ".join(f"{row['value']:.1f}" for row in vae["psnr_by_frame"])
+    sharp = ", ".join(f"{name} {row['value']:.2f}" for name, row in vae["sharpness"].items())
+    yield (
+        f"\n**VAE**, {vae['psnr']['n']} renders that no training saw: {spoken(vae['psnr'], 'dB')}; worst frame "
+        f"{vae['psnr_worst_frame']['value']:.1f}; inside flame and subject {spoken(vae['psnr_in_mask'], 'dB')}. By "
+        f"frame: {frames}. Gradient energy against the render (1 is as sharp): {sharp}."
+    )
+    yield (
+        "\n**Words obeyed**, as the judge reads them; a caption counts only for what it names. The first two columns "
+        "say how well the judge reads renders, and what the VAE leaves of them.\n"
+    )
+    yield from table_of_words(figures)
+    if "novelty" in figures:
+        new = figures["novelty"]
+        yield (
+            f"\n**Does it paint or replay?** The brief's prompt goes with "
+            f"{new['training_renders_of_the_brief_prompt']} training renders. Its generated latents lie "
+            f"{new['generated']['value']:.3f} from the nearest of {new['training_latents_compared']} training latents, "
+            f"new renders {new['new_renders']['value']:.3f}."
+        )
+    if "likeness" in figures:
+        like, motion = figures["likeness"], figures["motion"]
+        yield (
+            f"\n**Likeness and motion** ({like['generated']['n']} captions): Fréchet distance in the judge's features "
+            f"{like['generated']['value']:.2f}, against {like['reconstructed']['value']:.2f} for VAE reconstructions. "
+            f"Flames flicker {motion['flicker']['ratio']:.2f} times as much as in renders, and what moves rises "
+            f"{motion['rise']['ratio']:.2f} times as fast. Spread over 8 seeds of the brief's prompt: "
+            f"{figures['brief']['variety']['ratio']:.2f} of that of renders."
+        )
+    sizes = {name[5:]: row for name, row in figures.items() if name.startswith("size_")}
+    for size, row in sizes.items():
+        told = ", ".join(f"{NAMES.get(name, name)} {spoken(row[name])}" for name in row if name in WORDS)
+        yield f"\n**At {size}**: {told}."
+    if "negative" in figures:
+        rows = {name: row["any"] for name, row in figures["negative"].items() if name.startswith("against")}
+        told = "; ".join(f"{name} {spoken(row)}" for name, row in rows.items())
+        yield f"\n**Videos with a defect** at guidance {figures['negative']['guidance']:g}: {told}."
+    if "files_compared" in figures:
+        yield "\n| transformer | subject | relation | colour | setting |\n|---|---|---|---|---|"
+        for name, row in figures["files_compared"].items():
+            cells = (spoken(row.get(key)) for key in ("subject", "relation", "colour", "setting"))
+            yield f"| `{name}` | " + " | ".join(cells) + " |"
+
+
+def fill_card(card: str, report: Row) -> str:
+    """The card with everything between its two marks written anew."""
+    before, _, rest = card.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return "\n".join((before + BEGIN, *describe(report), END)) + after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wan_tutorial.mini.card", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="folder of evaluation.json and README.md")
+    folder = parser.parse_args().assets
+    card, report = folder / "README.md", json.loads((folder / "evaluation.json").read_text())
+    card.write_text(fill_card(card.read_text(), report))
+
+
+if __name__ == "__main__":
+    main()
