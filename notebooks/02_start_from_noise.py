@@ -78,6 +78,8 @@ print(f"mean {noise.mean():.3f}, standard deviation {noise.std():.3f}")
 # trained on, and encode it.
 
 # %%
+import torch
+
 from wan_tutorial.mini.world import brief_scene, draw_scene, render
 
 scenes = [brief_scene(1), *(draw_scene(seed) for seed in range(5))]
@@ -86,11 +88,13 @@ latents = [pipe.encode(video) for video in videos]
 show_figure(plot_channels(latents[0], title="A video: the 16 channels of latent frame 0"))
 
 # %% [markdown]
-# **Notice** that you can make out the fire in most channels, each in its own way; lesson 06 asks what they mean. And the
-# numbers have about the same size as noise: that is no accident, the VAE is made so that they do.
+# **Notice** that you can make out the fire in many channels, each in its own way; lesson 06 asks what they mean. And the
+# numbers have about the same size as noise. That is no accident: the VAE's numbers are scaled so that they do.
 
 # %%
 show_figure(plot_histogram({"noise": noise, "a video": latents[0]}, title="How large the numbers are"))
+several = torch.cat(latents)
+print(f"all {len(latents)} videos: mean {several.mean():.2f}, standard deviation {several.std():.2f}")
 
 # %% [markdown]
 # ## Look: a preview for nothing
@@ -123,12 +127,13 @@ from wan_tutorial.show import plot_strips
 show_figure(plot_strips({"noise, decoded": pipe.decode(noise)}, fps=pipe.entry.fps, alt="Decoded noise"))
 
 # %% [markdown]
-# Not television snow: the decoder makes shapes and colours of everything, as it has never learned anything else.
+# Not television snow: the decoder has only ever drawn shapes and colours, and draws them out of everything.
 #
 # ## Build: lengths that exist
 #
 # The VAE codes the first frame alone and then always four together, so a video has 1, 5, 9, 13, ... frames. Programs
-# that are asked for another length should offer the nearest. Write that; of two equally near ones take the larger.
+# that are asked for another length should offer the nearest. Write that; of two equally near ones take the larger. Each
+# wrong answer earns a hint; with `hint=1` the checker gives one at once.
 
 
 # %%
@@ -179,16 +184,20 @@ show_figure(plot_strips(made, fps=pipe.entry.fps, alt="Two prompts with two seed
 from wan_tutorial.show import show_table
 
 names = list(made)
-rows = [[a, *(f"{(made[a] - made[b]).square().mean().sqrt():.2f}" for b in names)] for a in names]
-show_table(["difference (root mean square)", *names], rows)
+gap = {(a, b): (made[a] - made[b]).square().mean().sqrt().item() for a in names for b in names}
+show_table(
+    ["difference (root mean square)", *names], [[a, *(f"{gap[a, b]:.2f}" for b in names)] for a in names]
+)
+print(f"one prompt, two seeds: {(gap[names[0], names[1]] + gap[names[2], names[3]]) / 2:.2f} in the mean")
+print(f"one seed, two prompts: {(gap[names[0], names[2]] + gap[names[1], names[3]]) / 2:.2f} in the mean")
 
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The prompt decides what is there, as far as the model obeys it: here the setting, dark or shore. The scale model is
-# young: you cannot make out a sword or a lantern, and the flames asked for in blue came out orange. The noise decides what
-# the prompt leaves open: where things stand, how the flames curl. Pairs with one prompt should differ less than pairs with
-# one seed: read it in the table.
+# The prompt decides what is there, as far as the model obeys it: the setting and its colours above all, which fill most of
+# the pixels. The noise decides what the prompt leaves open: where things stand, how the flames curl. The smaller of the two
+# means says which of them decides more of the pixels, for these two prompts. Choose two prompts in one setting, and it may
+# turn round.
 #
 # </details>
 #
@@ -261,9 +270,20 @@ for t in (0.0, 0.5, 1.0):
 #
 # ## Build: walk between two seeds
 #
-# A slider between two noises. A straight mix of two noises is too quiet half-way, as you just saw. So walk on the arc:
-# with theta the angle between them, weigh `a` by sin((1 - amount) theta) and `b` by sin(amount theta), and divide by
-# sin(theta).
+# A slider between two noises. A straight mix of two noises is too quiet half-way, as you just saw. How far apart are they?
+
+# %%
+# NBVAL_CHECK_OUTPUT
+import math
+
+first, second = pipe.draw_noise(seed=7), pipe.draw_noise(seed=8)
+cosine = (first * second).sum() / (first.norm() * second.norm())
+print(f"the angle between two noises: {math.degrees(math.acos(cosine)):.0f} degrees")
+
+# %% [markdown]
+# Nothing in common, and the same length: two noises stand on a sphere, a quarter of the way round from each other. So walk
+# on the arc: with theta the angle between them, weigh `a` by sin((1 - amount) theta) and `b` by sin(amount theta), and
+# divide by sin(theta).
 
 
 # %%
@@ -292,26 +312,26 @@ walk_noise = check_walk_noise(walk_noise)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-first, second = pipe.draw_noise(seed=7), pipe.draw_noise(seed=8)
 straight, arc = mix(first, second, 0.5), walk_noise(first, second, 0.5)
 print(f"half-way, straight: {straight.std():.2f}; on the arc: {arc.std():.2f}")
 
 # %% [markdown]
-# Drag through the walk: five stops, each a video of its own, eight steps long.
+# Drag from one seed to the other: each stop is a video of its own, eight steps long. Five of the nine are painted, the
+# others when you reach them.
 
 # %%
-from wan_tutorial.show import explore_pictures
-from wan_tutorial.show.video import film_strip
+from wan_tutorial.show import explore_walk
 
-stops, strips = (0.0, 0.25, 0.5, 0.75, 1.0), {}
-for amount in stops:
-    *_, last = pipe.denoise(walk_noise(first, second, amount), sword, steps=8)
-    strips[f"{amount:.0%} of the way"] = film_strip(
-        pipe.decode(last.latent), 6, fps=pipe.entry.fps, frame_height=140
-    )
-book = explore_pictures(
-    strips, name="from seed 7 to 8", alt="A walk from seed 7 to seed 8: first, middle and last stop"
+book = explore_walk(
+    lambda amount: pipe.denoise(walk_noise(first, second, amount), sword, steps=8),
+    pipe.decode,
+    ends=("seed 7", "seed 8"),
+    fps=pipe.entry.fps,
 )
+
+# %% [markdown]
+# **Notice** that every stop is a whole video, not a picture fading into another: what is between the two is again noise of
+# full loudness, and the model makes of it what it makes of any.
 
 # %% [markdown]
 # ## Break it
@@ -332,9 +352,9 @@ for name, video in loudness.items():
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The model believes what it is told: at sigma 1 it expects noise of spread 1. In quieter noise it finds less to work
-# with and takes the lack for smoothness; louder noise it takes for detail. Read it in the
-# sharpness above; the contrast hardly changes.
+# The model believes what it is told: at sigma 1 it expects noise of spread 1, and whatever is missing or too much it takes
+# for a part of the video. Too quiet, the lack reads as smoothness; too loud, the rest reads as detail. Does the sharpness
+# above rise with the factor? The right loudness is the one it was trained with, not the one with the largest number.
 #
 # </details>
 #
@@ -347,8 +367,19 @@ for name, video in loudness.items():
 real = wan.VideoSize(832, 480, 81)
 print("latent", real.latent_shape, "tokens", real.tokens)
 
+# %%
+from wan_tutorial.machine.hardware import StageMeter
+from wan_tutorial.show import show_costs
+
+meter = StageMeter(pipe.placement.device)
+with meter.stage("steps"):
+    *_, last = pipe.denoise(noise, sword)
+with meter.stage("decode"):
+    pipe.decode(last.latent)
+show_costs(meter.stages, pipe)
+
 # %% [markdown]
-# The same seed gives the same noise in ComfyUI, if the size is the same: the draw is the same, on the processor, in
+# Predicted, and not checked on a real T4. The noise itself costs nothing anywhere. The same seed gives the same noise in ComfyUI, if the size is the same: the draw is the same, on the processor, in
 # 32 bits. A reference image adds a latent frame in front and so changes the whole draw (lesson 08). Whether the real
 # model divides the work between prompt and noise as the scale model does has not been measured here.
 #

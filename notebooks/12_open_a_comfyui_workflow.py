@@ -80,8 +80,16 @@ for done in workflow.run(pipe=pipe):
     runs.append(done)
 
 # %% [markdown]
+# Your prediction:
+
+# %%
+whole, longest = sum(run.seconds for run in runs), max(runs, key=lambda run: run.seconds)
+print(f"{longest.node.title} took {longest.seconds / whole:.0%} of {whole:.1f} s")
+
+# %% [markdown]
 # **Notice** the nodes that take no time. They do not compute: `ModelSamplingSD3` writes down a number for the sampler,
-# and `WanVaceToVideo`, with nothing but words given, hands the prompts on and an empty latent of the right shape.
+# and `WanVaceToVideo`, with nothing but words given, hands the prompts on and an empty latent of the right shape. (The
+# loaders are quick here because `wan.load` had read the files.)
 #
 # Now the same graph again, with what each node gave: the shape at the start of each wire, the seconds in the titles.
 
@@ -114,7 +122,10 @@ show_figure(
 from wan_tutorial.workflow.run import video_of
 
 positive, negative = (node.values["text"] for node in workflow.plan() if node.type == "CLIPTextEncode")
-result = pipe.generate(positive, negative=negative, seed=7, steps=20, guidance=6.0, shift=8.0, progress=False)
+asked = {node.type: node.values for node in workflow.plan()}
+sampler, shift = asked["KSampler"], asked["ModelSamplingSD3"]["shift"]
+settings = {"seed": sampler["seed"], "steps": sampler["steps"], "guidance": sampler["cfg"], "shift": shift}
+result = pipe.generate(positive, negative=negative, **settings, progress=False)
 print("largest difference:", (video_of(runs).frames - result.video).abs().max().item())
 
 # %% [markdown]
@@ -147,7 +158,7 @@ can_run = check_can_run(can_run)
 #
 # </details>
 #
-# With it the engine is three lines. Does it find the same order?
+# With it the engine is three lines. Does it find an order that works?
 
 # %%
 feeds = {name: [link.source for link in node.links.values()] for name, node in workflow.nodes.items()}
@@ -155,6 +166,12 @@ done = []
 while len(done) < len(feeds):
     done.append(next(name for name in feeds if can_run(name, feeds[name], done)))
 print([workflow.nodes[name].type for name in done])
+fed = all(done.index(feeder) < done.index(name) for name in done for feeder in feeds[name])
+print("each node after all that feed it:", fed)
+
+# %% [markdown]
+# It need not be the order from above: wherever two nodes do not wait for each other, either may go first. (The last one is
+# a note on the page, which nothing feeds and which feeds nothing.)
 
 # %% [markdown]
 # ## Build: read the file yourself
@@ -232,7 +249,8 @@ for finding in second.check():
 
 # %% [markdown]
 # **Notice** three differences in the settings: the LoRA's strength of 0.3, four steps, and a cfg of 1. Lesson 07 shows
-# why they belong together, and what cfg 1 does to the negative prompt.
+# why they belong together, and lesson 03 what cfg 1 does to the negative prompt. A LoRA is made for one model and changes
+# numbers in its matrices, so nothing can stand in for it: where the file is missing, the run stops there and says so.
 
 # %%
 try:
@@ -287,7 +305,15 @@ print(to_api(mine)["8"]["inputs"])
 # ## On the real model
 #
 # Set `MODEL` to `"wan2.1-vace-14b-q3"` on a machine that fits. Then nothing stands in: the loaders take the files that
-# the graph names, and the size is the graph's own. The printed seconds are the measurement; lesson 09 plans them first.
+# the graph names, and the size is the graph's own. The printed seconds are the measurement; before it, a prediction:
+
+# %%
+from wan_tutorial.show import show_costs
+
+show_costs(result.stages, pipe)
+
+# %% [markdown]
+# The prediction has not been checked on a real T4.
 #
 # ## Recap
 #

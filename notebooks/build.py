@@ -146,9 +146,13 @@ def is_progress(output: NotebookNode) -> bool:
 
 
 def clean_output(output: NotebookNode) -> NotebookNode:
-    """A picture in HTML becomes an image with its alternative text beside it; live widgets leave their picture."""
+    """A picture in HTML becomes an image with its alternative text beside it; widgets and players leave their picture."""
     data = output.get("data", {})
     data.pop(WIDGET_VIEW, None)
+    if "<video" in data.get("text/html", "") and "image/png" in data:
+        del data[
+            "text/html"
+        ]  # pages that do not trust a notebook show an empty box; the moving picture plays
     found = PICTURE.fullmatch(data.get("text/html", ""))
     if found:
         kind, coded, alt, width = found.groups()

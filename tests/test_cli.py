@@ -61,6 +61,19 @@ def test_generate_writes_a_video_and_a_strip_and_says_what_it_took(command, caps
     assert out.count("memory peak") == 4 and "was trained on 96x96x13, not on 32x32x5" in err
 
 
+def test_pictures_reach_the_run(command, capsys):
+    Image.new("RGB", (40, 30), "orange").save("fire.png")
+    Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save("where.png")
+    Image.new("RGB", (32, 32), "orange").save("still.png")
+    assert command("--reference", "fire.png", "--reference-strength", "0.5", "--fit", "crop") == 0
+    assert "given     1 reference, strength 0.5" in capsys.readouterr().out
+    assert command("--video", "still.png", "--mask", "where.png") == 0
+    assert "97 % of the video to keep" in capsys.readouterr().out
+    assert command("--first-frame", "outputs/video.mp4") == 2
+    assert "first frame outputs/video.mp4 is not a picture" in capsys.readouterr().err
+    assert command("--video", "outputs/video.mp4", "--mask", "where.png", "--output", "again.mp4") == 0
+
+
 def test_quiet_is_quiet(command, capsys):
     assert command("--quiet") == 0
     assert capsys.readouterr().err == "" and written() == ["outputs/video.mp4"]

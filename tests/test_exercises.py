@@ -6,14 +6,26 @@ import pytest
 import torch
 
 from wan_tutorial import noise, sizes
-from wan_tutorial.exercises import first, graphs, marking, prompts, starts, steps
+from wan_tutorial.exercises import (
+    attention,
+    bits,
+    comparing,
+    first,
+    graphs,
+    marking,
+    pixels,
+    prompts,
+    starts,
+    steps,
+    training,
+)
 from wan_tutorial.exercises.marking import Exercise, Misconception, agrees, check, mark
 from wan_tutorial.quantization import dequantize_fp8, quantize_fp8
 from wan_tutorial.sampling.schedules import shift_time
 from wan_tutorial.sampling.solvers import euler
 from wan_tutorial.sizes import VideoSize
 
-MODULES = (first, prompts, starts, steps, graphs)
+MODULES = (first, prompts, starts, steps, attention, bits, graphs, pixels, training, comparing)
 EXERCISES = [exercise for module in MODULES for exercise in module.EXERCISES]
 WRONG = [(exercise, wrong) for exercise in EXERCISES for wrong in exercise.misconceptions]
 

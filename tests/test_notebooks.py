@@ -185,16 +185,23 @@ def test_the_builder_stores_pictures_as_images_and_drops_what_belongs_to_one_run
     picture = nbformat.v4.new_output("display_data", {"text/html": page, "text/plain": "a <b> fire"})
     live = {build.WIDGET_VIEW: {"model_id": "1"}, "image/png": "BBBB", "text/plain": "a slider"}
     widget = nbformat.v4.new_output("display_data", live)
+    played = {
+        "text/html": "<table><video src='x'></video></table>",
+        "image/png": "CCCC",
+        "text/plain": "a fire",
+    }
+    video = nbformat.v4.new_output("display_data", played)
     bar = nbformat.v4.new_output("stream", name="stderr", text="steps 3/20")
     cell = nbformat.v4.new_code_cell(
-        "x", outputs=[picture, widget, bar], metadata={"execution": {"iopub.status.busy": "now"}}
+        "x", outputs=[picture, widget, video, bar], metadata={"execution": {"iopub.status.busy": "now"}}
     )
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
     build.clean(notebook)
-    first, second = notebook.cells[0].outputs
+    first, second, third = notebook.cells[0].outputs
     assert first.data == {"image/png": "AAAA", "text/plain": "a <b> fire"}
     assert first.metadata == {"image/png": {"alt": "a <b> fire", "width": 920}}
     assert build.WIDGET_VIEW not in second.data and second.data["image/png"] == "BBBB"
+    assert third.data == {"image/png": "CCCC", "text/plain": "a fire"}  # plays where nobody is trusted
     assert "widgets" not in notebook.metadata and "execution" not in notebook.cells[0].metadata
 
 

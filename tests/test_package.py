@@ -25,7 +25,7 @@ STAGES = {
     "sizes",
     "text",
 }
-STAGES |= {"transformer", "vae"}
+STAGES |= {"taps", "transformer", "vae"}
 AROUND = {"show", "machine", "mini", "exercises"}
 JOINING = {"pipeline", "workflow", "experiments"}
 

@@ -1,6 +1,9 @@
 """Pictures: every plot returns a figure with words and shows what it was given; the maths by known answers."""
 
+import base64
+import hashlib
 import io
+import json
 import re
 import subprocess
 import sys
@@ -16,8 +19,9 @@ from PIL import Image
 
 from wan_tutorial import show
 from wan_tutorial.errors import WanError
+from wan_tutorial.machine.hardware import StageUse
 from wan_tutorial.sampling.denoise import SamplingSettings
-from wan_tutorial.show import curves, diagram, latents, strips, style, text_maps, widgets
+from wan_tutorial.show import curves, diagram, latents, lesson, strips, style, text_maps, widgets
 
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.AMBER, style.SKY, style.PINK)
 FLOW = diagram.Flow((64, 256), (1, 16, 4, 12, 12), (13, 96, 96, 3), SamplingSettings())
@@ -137,11 +141,13 @@ def test_line_drawings_with_few_colours_are_small():
 def test_the_machine_is_described_without_a_path(capsys):
     show.show_machine()
     told = capsys.readouterr().out
-    assert (
-        told.count("\n") == 3
-        and "Scale model: all lessons run here" in told
-        and "/" not in told.split("Real")[0]
-    )
+    assert "Scale model: all lessons run here" in told and "/" not in told.split("Real")[0]
+    lines = told.splitlines()
+    assert [line for line in lines if line[0] != " "] == [
+        lines[0],
+        *re.findall(r"^(?:Scale|Real).*", told, re.M),
+    ]
+    assert max(map(len, lines)) <= 88  # a notebook breaks longer ones inside words
 
 
 def test_parameters_count_once_and_without_memory():
@@ -288,16 +294,19 @@ def test_dragging_the_scrubber_shows_the_picture_of_that_step_at_once(monkeypatc
     runs = {"one": fake_steps(), "two": fake_steps(seed=1)}
     book = widgets.explore_steps(runs, look)
     slider, image, label = (book.parts[name] for name in ("slider", "image", "label"))
-    assert len(set(book.pictures)) == 6 and slider.max == 5
+    assert len(set(book.pictures.values())) == 6 and slider.max == 5
+    assert shown_bytes(image) == book.pictures[3]  # it opens in the middle
     started = time.perf_counter()
     for place in (0, 5, 2):
         slider.value = place
-        assert image.value == book.pictures[place]
-        assert label.value.startswith(f"step {place} of 6")
+        assert shown_bytes(image) == book.pictures[place]
+        assert label.value == f"step {place} of 6"
+        assert f'alt="Step {place}: ' in image.value and "one: sigma" in image.value
     assert (time.perf_counter() - started) / 3 < 0.1
     data, metadata = caught[0]
     assert set(data) == {"application/vnd.jupyter.widget-view+json", "image/jpeg", "text/plain"}
-    assert metadata["image/jpeg"]["alt"] == data["text/plain"] and "one, two" in data["text/plain"]
+    assert metadata["image/jpeg"]["alt"] == data["text/plain"]
+    assert "one: sigma 0.5" in data["text/plain"] and "two: sigma 0.5" in data["text/plain"]
 
 
 def shown_widget(monkeypatch) -> list[tuple[dict, dict]]:
@@ -306,6 +315,73 @@ def shown_widget(monkeypatch) -> list[tuple[dict, dict]]:
         "IPython.display.display", lambda data, metadata, raw: caught.append((data, metadata))
     )
     return caught
+
+
+def shown_bytes(image) -> bytes:
+    """What the browser is given to show."""
+    (coded,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', image.value)
+    return base64.b64decode(coded)
+
+
+def test_two_runs_stand_side_by_side_and_one_alone_fills_the_page():
+    two = widgets.draw_steps({"one": fake_steps(), "two": fake_steps(seed=1)}, look)[2]
+    one = widgets.draw_steps({"one": fake_steps()}, look)[2]
+    assert two.shape[1] == one.shape[1] == widgets.WIDTH and two.shape[0] < one.shape[0] < 450
+    assert (one[60:-60, -9] != 255).any()  # pictures reach the right edge
+
+
+def walk(monkeypatch, *, broken: float | None = None) -> tuple[widgets.Flipbook, list[float], list]:
+    painted, caught = [], shown_widget(monkeypatch)
+
+    def paint(amount):
+        painted.append(amount)
+        if amount == broken:
+            raise WanError("No way there.")
+        return iter(fake_steps(3, seed=len(painted)))
+
+    def decode(latent):
+        return latent[0, :3, :1, :8, :8].permute(1, 2, 3, 0).repeat(13, 1, 1, 1).clamp(-1, 1)
+
+    return widgets.explore_walk(paint, decode, ends=("here", "there"), fps=16), painted, caught
+
+
+def test_a_walk_shows_ready_stops_at_once_and_paints_the_others_when_reached(monkeypatch):
+    book, painted, caught = walk(monkeypatch)
+    assert painted == [0, 0.25, 0.5, 0.75, 1]
+    slider, image, label, bar = (book.parts[name] for name in ("slider", "image", "label", "bar"))
+    slider.value = 4
+    assert label.value == "50% of the way" and shown_bytes(image) == book.pictures[4] and len(painted) == 5
+    shares = []
+    bar.observe(lambda change: shares.append(change["new"]), names="value")
+    slider.value = 3
+    assert painted[-1] == 0.375 and shares == [0.25, 0.5, 0.75, 1.0, 0.0] and label.value == "38% of the way"
+    assert shown_bytes(image) == book.pictures[3] != book.pictures[4]
+    slider.value, slider.value = 4, 3
+    assert len(painted) == 6, "what is painted stays"
+    assert 'alt="A walk from here to there, 38% of the way' in image.value
+    data, _ = caught[0]
+    assert "0% of the way, 25% of the way" in data["text/plain"] and "here to there" in data["text/plain"]
+    static = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))))
+    assert static.shape[0] == 5 * widgets.draw_strip(np.zeros((13, 8, 8, 3)), "", fps=16).shape[0]
+
+
+def test_a_stop_that_cannot_be_painted_says_so_and_the_walk_goes_on(monkeypatch):
+    book, *_ = walk(monkeypatch, broken=0.125)
+    book.parts["slider"].value = 1
+    assert book.parts["label"].value == "No way there." and book.parts["bar"].layout.visibility == "hidden"
+    book.parts["slider"].value = 2
+    assert book.parts["label"].value == "25% of the way"
+
+
+def test_pages_of_pictures_are_named_and_need_labels(monkeypatch):
+    caught = shown_widget(monkeypatch)
+    pages = {name: np.full((8, 9, 3), 40 * place, np.uint8) for place, name in enumerate("abcd")}
+    book = widgets.explore_pictures(pages, alt="Four greys", name="grey")
+    book.parts["slider"].value = 3
+    assert book.parts["label"].value == "d" and 'alt="Four greys: d"' in book.parts["image"].value
+    assert "top to bottom: a, c, d" in caught[0][0]["text/plain"]
+    with pytest.raises(WanError, match="needs a label"):
+        widgets.Flipbook(["a", "b"], ["a", "b"], {0: b""})
 
 
 def test_the_scrubber_needs_steps():
@@ -340,6 +416,7 @@ def test_the_explorer_runs_with_its_sliders_shows_progress_and_says_errors(monke
     board.parts["button"].click()
     assert asked[-1] == {"guidance": 2.0, "shift": 8.0, "steps": 4}
     assert board.parts["image"].value != before and board.parts["bar"].value == 1.0
+    assert "guidance 2, shift 8, steps 4" in board.parts["image"].value
     board.controls["guidance"].value = 13
     board.parts["button"].click()
     assert board.parts["label"].value == "Thirteen is too much." and not board.parts["button"].disabled
@@ -352,6 +429,8 @@ def test_word_surgery_changes_the_rows_of_that_word_alone(monkeypatch):
     text = SimpleNamespace(pieces=pieces, embedding=embedding)
     assert widgets.find_word(pieces, "sword") == [(1, 2), (4, 5)]
     assert widgets.find_word(pieces, "Swordfish") == [(1, 4)]
+    rare = ("\u2581a", "\u2581", "u", "n", "cle", "\u2581", "\u2581sword", "</s>")
+    assert widgets.find_word(rare, "uncle") == [(1, 5)] and widgets.find_word(rare, "sword") == [(6, 7)]
     changed = show.scale_word(text, "swordfish", 0.0)
     assert changed.sum(dim=1).tolist() == [4, 0, 0, 0, 4, 4, 4, 4, 4] and embedding.sum() == 36
     with pytest.raises(WanError, match="not in the prompt"):
@@ -362,8 +441,63 @@ def test_word_surgery_changes_the_rows_of_that_word_alone(monkeypatch):
         seen.append(prompt)
         return SimpleNamespace(pieces=tuple("\u2581" + word for word in prompt.split()), embedding=embedding)
 
-    board = widgets.explore_words("a sword burns", encode, lambda rows: iter(fake_steps(2)), look)
+    board = widgets.explore_words(
+        "a sword burns, a swordfish", encode, lambda rows: iter(fake_steps(2)), look
+    )
+    assert board.controls["word"].options == ("a", "sword", "burns", "swordfish")
     board.controls["swap"].value = "lantern"
+    assert board.controls["strength"].value == 1.0  # it was 0: the new word would not be seen
     board.parts["button"].click()
-    assert seen == ["a sword burns", "a lantern burns"]
+    assert seen == ["a sword burns, a swordfish", "a lantern burns, a swordfish"]  # whole words alone
     assert board.parts["label"].value == ""
+
+
+# ------------------------------------------------------------------------------------------ video and figures
+
+
+def test_a_video_comes_with_a_moving_picture_for_where_it_may_not_play(monkeypatch):
+    caught = shown_widget(monkeypatch)
+    frames = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3)).astype(np.uint8)
+    show.show_video(frames, fps=8, times=2, alt="Five frames of snow")
+    data, metadata = caught[0]
+    assert "<video" in data["text/html"] and data["text/plain"] == "Five frames of snow"
+    assert metadata["image/png"] == {"alt": "Five frames of snow", "width": 48}
+    moving = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert moving.n_frames == 5 and moving.info["duration"] == pytest.approx(125)
+    for index in range(5):
+        moving.seek(index)
+        np.testing.assert_array_equal(np.asarray(moving.convert("RGB")), frames[index])
+    large = Image.open(io.BytesIO(show.moving_picture(np.zeros((2, 480, 832, 3), np.uint8), fps=16)))
+    assert large.size == (192, 111)
+
+
+def fake_pipe(*, light: bool = True, files: dict | None = None) -> SimpleNamespace:
+    return SimpleNamespace(entry=SimpleNamespace(name="mini", light=light), files=files or {})
+
+
+def test_costs_stand_beside_the_plan_of_the_real_model(monkeypatch, capsys):
+    caught = shown(monkeypatch)
+    use = [StageUse("steps", 1.25, 500_000_000), StageUse("decode", 2.0, 1, gpu_memory_peak=3_000_000_000)]
+    show.show_costs(use, fake_pipe())
+    head, steps, decode = caught[0]["text/plain"].splitlines()
+    assert "real model on a T4, predicted" in head and "mini here, measured" in head
+    assert "minutes, " in steps and steps.endswith("1.2 s, 500 MB") and decode.endswith("2.0 s, 3.0 GB")
+    assert re.fullmatch(r"Predicted for 832x480x\d+, 20 steps, guidance 6\.\n", capsys.readouterr().out)
+
+
+def test_shipped_figures_belong_to_the_files_they_were_measured_on(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(lesson, "bundled_folder", lambda: tmp_path)
+    (tmp_path / "vae").write_bytes(b"weights")
+    row = {"value": 0.25, "n": 40, "low": 0.141, "high": 0.403}
+    report = {
+        "files": {"vae": {"sha256": hashlib.sha256(b"weights").hexdigest()}},
+        "figures": {"captions_train": {"subject": row}},
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    pipe, caught = fake_pipe(files={"vae": tmp_path / "vae"}), shown(monkeypatch)
+    show.show_obedience(pipe, ["subject"])
+    assert "25% of 40 (14 to 40)" in caught[0]["text/plain"] and "captions" in caught[0]["text/plain"]
+    assert show.read_evaluation(fake_pipe(light=False)) == {}
+    (tmp_path / "vae").write_bytes(b"others")
+    show.show_obedience(pipe, ["subject"])
+    assert len(caught) == 1 and "other model files" in capsys.readouterr().out

@@ -313,9 +313,45 @@ def test_what_cannot_run_is_said_before_or_where_it_stops(pipe, tmp_path, docume
     with pytest.raises(WanError, match="asks for the LoRA 'Wan21_CausVid_14B.*not there"):
         list(workflow.run(pipe=pipe))
     workflow.nodes["4"].values["lora_1"]["on"] = False
-    if "reference" not in pipe.generate.__code__.co_varnames:
-        with pytest.raises(WanError, match="cannot sample with a reference image: bypass its node"):
-            list(workflow.run(pipe=pipe))
+    workflow.nodes["4"].values["lora_1"]["on"] = False
+    (tmp_path / "bonfire.png").write_text("not a picture")
+    with pytest.raises(WanError, match="bonfire.png is not a picture that can be read"):
+        list(workflow.run(pipe=pipe))
+
+
+def test_a_reference_is_encoded_sampled_and_trimmed_node_by_node(pipe, tmp_path):
+    """The graph of the brief's second result gives what generate gives, and each node what ComfyUI's gives."""
+    workflow = small(read_workflow(LORA))
+    workflow.folder = tmp_path
+    dice = np.random.default_rng(0)
+    Image.fromarray(dice.integers(0, 255, (50, 70, 4), np.uint8)).save(tmp_path / "bonfire.png")
+    workflow.nodes["4"].values["lora_1"]["on"] = False
+    workflow.set("WanVaceToVideo", "strength", 0.7)
+    runs = {done.node.type: done for done in workflow.run(pipe=pipe)}
+    assert runs["LoadImage"].outputs[0].shape == (1, 50, 70, 3)
+    assert runs["LoadImage"].outputs[1].value.max() > 0.9, "the mask is where the picture is transparent"
+    assert "transparent" in " ".join(runs["LoadImage"].words)
+    _, _, latent, trim = runs["WanVaceToVideo"].outputs
+    assert latent.shape[2] == SIZE.latent_frames + 1 and trim.value == 1
+    assert runs["WanVaceToVideo"].outputs[0].value.context.tensor.shape == (1, 96, *latent.shape[2:])
+    assert runs["KSampler"].outputs[0].shape == latent.shape
+    assert runs["TrimVideoLatent"].outputs[0].shape == SIZE.latent_shape
+    sampler = workflow.nodes[runs["KSampler"].node.id].values
+    prompts = [done.value.text for done in runs["WanVaceToVideo"].outputs[:2]]
+    expected = pipe.generate(
+        prompts[0],
+        negative=prompts[1],
+        seed=sampler["seed"],
+        size=SIZE,
+        steps=sampler["steps"],
+        guidance=sampler["cfg"],
+        shift=8.0,
+        reference=tmp_path / "bonfire.png",
+        fit="crop",
+        vace_strength=0.7,
+        progress=False,
+    )
+    assert torch.equal(runs["TrimVideoLatent"].outputs[0].value.latent, expected.latent)
 
 
 # -------------------------------------------------------------------------------------------------- staying inside

@@ -18,7 +18,7 @@ Conventions, the same everywhere:
 * a seed is drawn on the CPU in float32, as in ComfyUI: the same seed is the same noise on every machine.
 
 Reading order is the order of the stages: sizes, text, noise, sampling/, transformer (with quantization), vae,
-pipeline. Importing this package loads nothing: each name below fetches its module when it is first used.
+reference, lora, pipeline. Importing this package loads nothing: each name below fetches its module when it is first used.
 """
 
 from importlib import import_module
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wan_tutorial.errors import WanError
+    from wan_tutorial.experiments import explore
     from wan_tutorial.files import inspect_file
     from wan_tutorial.pipeline import Pipeline, Result, load
     from wan_tutorial.sampling.denoise import SamplingSettings
@@ -41,6 +42,7 @@ _HOMES = {
     "VideoSize": "sizes",
     "SamplingSettings": "sampling.denoise",
     "WanError": "errors",
+    "explore": "experiments",
     "inspect_file": "files",
     "film_strip": "show.video",
     "show_video": "show.video",
@@ -53,6 +55,7 @@ __all__ = [
     "SamplingSettings",
     "VideoSize",
     "WanError",
+    "explore",
     "film_strip",
     "inspect_file",
     "load",

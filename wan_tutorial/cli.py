@@ -19,6 +19,8 @@ from wan_tutorial.errors import WanError
 from wan_tutorial.workflow.command import add_workflow_command
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from wan_tutorial.machine.hardware import StageUse
     from wan_tutorial.machine.plan import Plan
     from wan_tutorial.machine.weights import ModelFile
@@ -31,6 +33,8 @@ EXAMPLES = """examples:
   wan-tutorial generate "a sword in a pile of burning wood, dark background"
   wan-tutorial generate "a blue campfire on the sea shore" --negative "blurry" --seed 7 --output outputs/shore.mp4
   wan-tutorial generate "an axe beside the fire" --steps 8 --guidance 4 --sampler euler --strip
+  wan-tutorial generate "a torch in the woods at night" --lora mine.safetensors:0.8
+  wan-tutorial generate "a sword in a pile of burning wood" --reference assets/bonfire.png --reference-strength 0.8
   wan-tutorial inspect assets/mini/Wan2.1_mini_VACE-Q3_K_S.gguf
   wan-tutorial workflow run assets/workflows/t2v_workflow.json
   wan-tutorial doctor wan2.1-vace-14b-q3 --card T4 --size 832x480 --frames 33 --steps 4 --guidance 1
@@ -124,6 +128,29 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--size", metavar="WxH", help="pixels, multiples of 16, such as 96x96")
     add("--frames", type=int, metavar="N", help="length in frames, 4k + 1, such as 13")
+    add = parser.add_argument_group("what else to look at").add_argument
+    add(
+        "--reference",
+        action="append",
+        metavar="IMAGE",
+        help="a picture whose things are to appear; give it again for another",
+    )
+    add("--first-frame", metavar="IMAGE", help="a picture to begin with")
+    add("--video", metavar="FILE", help="a video, or a picture that stands still, to paint into")
+    add("--mask", metavar="IMAGE", help="where to paint in it: white")
+    add(
+        "--reference-strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="how much all of these count; 0 is off (1)",
+    )
+    add(
+        "--fit",
+        default="pad",
+        metavar="HOW",
+        help="a reference of another shape: pad on white, or crop (pad)",
+    )
     add = parser.add_argument_group("how to sample").add_argument
     add("--steps", type=int, metavar="N", help="moves from noise to video; more is slower and finer (20)")
     add(
@@ -144,6 +171,8 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         help="noise levels: simple, normal, sgm_uniform, beta as in ComfyUI, diffusers, official (simple)",
     )
     add = parser.add_argument_group("which model").add_argument
+    add("--lora", action="append", default=[], metavar="FILE:STRENGTH", help="a LoRA (.safetensors); FILE alone "
+        "means strength 1; give it again for another")  # fmt: skip
     add("--model", default="mini", metavar="NAME", help=f"{MODEL_NAMES} (default: mini)")
     add("--models", type=Path, metavar="DIR", help="folder of downloaded models, such as ComfyUI/models")
     add("--transformer", metavar="FILE", help="your own file in place of the model's (.gguf)")
@@ -205,6 +234,13 @@ def run_generate(options: argparse.Namespace) -> int:
         shift=options.shift,
         sampler=options.sampler,
         scheduler=options.scheduler,
+        reference=options.reference,
+        first_frame=options.first_frame,
+        mask=options.mask,
+        video=read_moving(options.video),
+        vace_strength=options.reference_strength,
+        fit=options.fit,
+        loras=[read_lora_option(words) for words in options.lora],
         keep=options.keep,
         progress=not options.quiet,
     )
@@ -232,6 +268,33 @@ def read_size(options: argparse.Namespace) -> VideoSize | None:
         )
     frames = own.frames if options.frames is None else options.frames
     return VideoSize.parse(f"{pixels}x{frames}")
+
+
+def read_moving(path: str | None) -> np.ndarray | str | None:
+    """A video file's frames; a picture stays a path."""
+    from wan_tutorial.show.video import read_video
+
+    if path is None or Path(path).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+        return path
+    return read_video(path)
+
+
+def read_lora_option(words: str) -> tuple[Path, float]:
+    """FILE:STRENGTH, or FILE alone for strength 1; a bare name may be that of a LoRA which comes with the package."""
+    from wan_tutorial.machine.weights import bundled_folder
+
+    file, _, number = words.rpartition(":")
+    try:
+        strength = float(number) if file else 1.0
+    except ValueError:
+        if file.endswith(".safetensors"):
+            raise WanError(
+                f"--lora is FILE:STRENGTH, and a strength is a number, not {number!r}: try {file}:1."
+            ) from None
+        file, strength = "", 1.0  # the colon belongs to the path
+    path = Path(file or words).expanduser()
+    bundled = bundled_folder() / path
+    return (bundled if not path.exists() and bundled.is_file() else path), strength
 
 
 def load_pipeline(options: argparse.Namespace) -> Pipeline:
@@ -263,6 +326,10 @@ def print_report(pipe: Pipeline, result: Result, written: Sequence[Path], writin
         f"settings  seed {result.seed}, {s.steps} steps, guidance {s.guidance:g}, shift {s.shift:g}, "
         f"{s.sampler}, {s.scheduler}"
     )
+    if result.given:
+        print(f"given     {result.given}, strength {result.vace_strength:g}")
+    for name, strength in result.loras:
+        print(f"LoRA      {name}, strength {strength:g}")
     for use in (*pipe.meter.stages, *result.stages):
         print(f"{use.name:9} {use.seconds:5.1f} s, {spoken_peak(use)}")
     print(f"write     {writing:5.1f} s")

@@ -11,9 +11,10 @@ Upstream: diffusers' `WanVACEPipeline`, and the node graph of ComfyUI's VACE tem
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from wan_tutorial import noise as seeds
 from wan_tutorial.errors import WanError
-from wan_tutorial.files import read_tensors
+from wan_tutorial.files import read_header, read_tensors
 from wan_tutorial.machine.hardware import (
     Placement,
     StageMeter,
@@ -35,6 +36,15 @@ from wan_tutorial.machine.hardware import (
 )
 from wan_tutorial.machine.plan import Run
 from wan_tutorial.machine.weights import ROLES, ModelEntry, find_files, find_model
+from wan_tutorial.reference import (
+    Given,
+    Picture,
+    Strength,
+    VaceContext,
+    check_strength,
+    encode_context,
+    read_given,
+)
 from wan_tutorial.sampling import denoise as sampling
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sampling.keep import KeptRun, RememberedVelocity
@@ -42,6 +52,7 @@ from wan_tutorial.sampling.solvers import Step
 from wan_tutorial.sizes import VideoSize
 
 if TYPE_CHECKING:
+    from wan_tutorial.lora import Asked, Fit, LoraRack
     from wan_tutorial.text import EncodedText
 
 _KINDS = {
@@ -78,6 +89,9 @@ class Result:
     fps: int
     stages: tuple[StageUse, ...]  # what each stage took
     notices: tuple[str, ...]  # what a person should know about this request
+    given: Given | None = None  # reference, first frame, video and mask, as they were fitted
+    vace_strength: Strength = 1.0
+    loras: tuple[tuple[str, float], ...] = ()  # names of files and their strengths
 
 
 def load(
@@ -124,6 +138,13 @@ class Pipeline:
         self.meter = StageMeter(placement.device)  # what loading took
         self._parts: dict[str, Any] = {}
 
+    @cached_property
+    def rack(self) -> LoraRack:
+        """Where the LoRAs of runs hang; on a light model they are merged into the weights, which is faster."""
+        from wan_tutorial.lora import LoraRack
+
+        return LoraRack(merged=self.entry.light)
+
     # ------------------------------------------------------------------------------------------- the networks
 
     @property
@@ -151,7 +172,10 @@ class Pipeline:
     def free(self, role: str) -> None:
         """Give back the memory of a network that has done its work; a light model keeps them all."""
         if not self.entry.light:
-            self._parts.pop(role, None)
+            part = self._parts.pop(role, None)
+            if part is not None:
+                self.rack.put_on(part, ())  # a LoRA and its layer hold each other, and the memory, fast
+            del part
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -176,16 +200,24 @@ class Pipeline:
 
     # --------------------------------------------------------------------------------------------- the stages
 
-    def encode_text(self, prompt: str, negative: str = "") -> TextEmbeddings:
+    def fit_loras(self, loras: Asked) -> list[Fit]:
+        """Which keys of each LoRA this model uses, told from names and shapes alone; WanError for one that has none."""
+        worn = self.rack.read(loras)
+        shapes = [read_header(self.files[role]).shapes for role in ("transformer", "text_encoder") if worn]
+        fits = [[lora.fit(own) for own in shapes] for lora, _ in worn]
+        return [both[0] if both[1].layers else both[0].require() for both in fits]
+
+    def encode_text(self, prompt: str, negative: str = "", *, loras: Asked = ()) -> TextEmbeddings:
         """Words to embeddings: two prompts -> two tensors (tokens, dim), as long as the model was trained to see."""
+        self.rack.put_on(self.text_encoder, self.rack.read(loras))
         length = self.entry.text_length
         positive = self.text_encoder.encode(prompt, length)
         avoided = self.text_encoder.encode(negative, length)
         return TextEmbeddings(positive.embedding, avoided.embedding, positive, avoided)  # (L, D) each
 
-    def draw_noise(self, size: VideoSize | None = None, *, seed: int = 0) -> Tensor:
-        """A seed to noise: (1, 16, F, H, W), float32, the same on every machine."""
-        return seeds.draw_noise(size or self.entry.size, seed=seed)
+    def draw_noise(self, size: VideoSize | None = None, *, seed: int = 0, extra_frames: int = 0) -> Tensor:
+        """A seed to noise: (1, 16, F, H, W), float32, the same on every machine; F + 1 with a reference."""
+        return seeds.draw_noise(size or self.entry.size, seed=seed, extra_frames=extra_frames)
 
     def denoise(
         self,
@@ -200,23 +232,29 @@ class Pipeline:
         denoise: float = 1.0,
         start: Tensor | None = None,
         vace_context: Tensor | None = None,
+        vace_strength: Strength = 1.0,
+        loras: Asked = (),
         keep: KeptRun | None = None,
     ) -> Iterator[Step]:
         """Noise to a clean latent, one named Step at a time; the last step's `latent` goes to `decode`.
 
         Settings that are not given are the model's own. `start`, a latent of the noise's shape, with `denoise` below
         1: begin from this video, noised only that far. `vace_context` (1, 96, F, H, W): what the VACE blocks look at;
-        without one they rest. `keep`: where the model's answers are kept, so that an interrupted run can go on.
+        without one they rest. `vace_strength`: how much of what they say counts. `loras`: files and strengths, on the
+        transformer for this run alone. `keep`: where the model's answers are kept, so that an interrupted run can go on.
         """
         settings = self.settings(
             steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
         )
+        check_strength(vace_strength)
+        worn = self.rack.read(loras)
         device = self.placement.device
         context = None if vace_context is None else vace_context.to(device)
 
         def model(latent: Tensor, timestep: Tensor, words: Tensor) -> Tensor:
             given = None if context is None else context.expand(len(latent), *context.shape[1:])
-            return self.transformer(latent, timestep, words, vace_context=given)
+            self.rack.put_on(self.transformer, worn)
+            return self.transformer(latent, timestep, words, vace_context=given, vace_strength=vace_strength)
 
         velocity_of = sampling.guided_velocity(
             model,
@@ -227,7 +265,15 @@ class Pipeline:
         )
         answer = velocity_of if keep is None else RememberedVelocity(velocity_of, keep)
         start = None if start is None else start.to(device)
-        return sampling.denoise(answer, noise.to(device), settings=settings, start=start)
+        return self._taking_off(sampling.denoise(answer, noise.to(device), settings=settings, start=start))
+
+    def _taking_off(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """The steps; however they end, no LoRA is left on the transformer."""
+        try:
+            yield from steps
+        finally:
+            if "transformer" in self._parts:
+                self.rack.put_on(self.transformer, ())
 
     def decode(self, latent: Tensor) -> Tensor:
         """A latent to pixels: (1, 16, F, H, W) -> video (frames, height, width, 3) in [-1, 1], on the CPU."""
@@ -241,15 +287,16 @@ class Pipeline:
         """Pixels to a latent: (frames, height, width, 3) in [-1, 1] -> (1, 16, F, H, W)."""
         return self.vae.encode(video.permute(3, 0, 1, 2)[None])  # (1, 3, f, h, w) ->
 
+    def encode_context(self, given: Given) -> VaceContext:
+        """What is given, in pixels, to what the VACE blocks look at; its `tensor` goes to `denoise`."""
+        return encode_context(self.vae, given)
+
     def empty_context(self, size: VideoSize | None = None) -> Tensor:
         """What official Wan and diffusers tell a VACE model where nothing is given: (1, 96, F, H, W).
 
         A grey video is both what to keep and what to change, encoded once, under a mask that says: paint everything.
         """
-        size = size or self.entry.size
-        grey = self.encode(torch.zeros(size.frames, size.height, size.width, 3))  # (1, 16, F, H, W)
-        mask = grey.new_ones(1, 64, *grey.shape[2:])  # 8 x 8 pixels of a latent cell, one channel each
-        return torch.cat([grey, grey, mask], dim=1)
+        return self.encode_context(read_given(size or self.entry.size)).tensor
 
     # ---------------------------------------------------------------------------------------------- all of it
 
@@ -267,33 +314,69 @@ class Pipeline:
         scheduler: str | None = None,
         denoise: float = 1.0,
         start: Tensor | None = None,
+        reference: Picture | Sequence[Picture] | None = None,
+        first_frame: Picture | None = None,
+        mask: Any = None,
+        video: Any = None,
+        vace_strength: Strength = 1.0,
+        fit: str = "pad",
+        loras: Asked = (),
         keep: str | Path | None = None,
         progress: bool = True,
     ) -> Result:
         """A prompt to a video: text, noise, steps, decode.
 
         Settings that are not given are the model's own; `start` is a video (frames, height, width, 3) of the same
-        size, to begin from when `denoise` is below 1. `keep` names a folder for the run: interrupted, it goes on there
-        from its last step when asked for again; finished, the folder is emptied. Raises WanError before any work for
-        what cannot be done.
+        size, to begin from when `denoise` is below 1. `reference`, `first_frame`, `video` with `mask`, and `fit`: see
+        `reference.read_given`; with none of them the VACE blocks rest. `loras`: [(file, strength), ...]. `keep` names a
+        folder for the run: interrupted, it goes on there from its last step when asked for again; finished, the folder
+        is emptied. Raises WanError before any work for what cannot be done.
         """
         size = size or self.entry.size
         settings = self.settings(
             steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
         )
-        notices = (*self.notices(prompt, negative, size), *self._plan_notices(size, settings))
+        pictures = {"reference": reference, "first_frame": first_frame, "mask": mask, "video": video}
+        shown = any(picture is not None for picture in pictures.values())
+        given = read_given(size, **pictures, fit=fit) if shown else None
+        check_strength(vace_strength)
+        worn = self.rack.read(loras)
+        notices = (*self.notices(prompt, negative, size), *(given.notices if given else ()))
+        notices += tuple(fit.notice for fit in self.fit_loras(worn) if fit.unused)
+        notices = (*notices, *self._plan_notices(size, settings, shown, bool(worn)))
         _say(notices, progress)
-        kept = None if keep is None else self._kept_run(keep, prompt, negative, seed, size, settings, start)
+        hints: dict[str, Any] = {"given": given.fingerprint, "vace_strength": vace_strength} if given else {}
+        if worn and keep is not None:
+            hints["loras"] = [(lora.name, lora.fingerprint, strength) for lora, strength in worn]
+        kept = None
+        if keep is not None:
+            kept = self._kept_run(keep, prompt, negative, seed, size, settings, start, hints)
         meter = StageMeter(self.placement.device)
-        noise = self.draw_noise(size, seed=seed)
+        noise = self.draw_noise(size, seed=seed, extra_frames=len(given.references) if given else 0)
         with self._giving_back():
             with _stage(meter, "text", progress):
-                text = self.encode_text(prompt, negative)
+                text = self.encode_text(prompt, negative, loras=worn)
                 self.free("text_encoder")
+            context = None
+            if given:
+                with _stage(meter, "context", progress):
+                    context = self.encode_context(given)
+                    self.free("vae")
             with _stage(meter, "steps", progress, total=settings.steps) as bar:
                 clean = None if start is None else self.encode(start)
-                for step in self.denoise(noise, text, start=clean, keep=kept, **vars(settings)):
-                    latent = step.latent
+                if context and clean is not None:
+                    clean = torch.cat([context.references, clean], dim=2)
+                for step in self.denoise(
+                    noise,
+                    text,
+                    start=clean,
+                    vace_context=context.tensor if context else None,
+                    vace_strength=vace_strength,
+                    loras=worn,
+                    keep=kept,
+                    **vars(settings),
+                ):
+                    latent = context.trim(step.latent) if context else step.latent
                     bar.update()
                 self.free("transformer")
             with _stage(meter, "decode", progress):
@@ -315,6 +398,9 @@ class Pipeline:
             fps=self.entry.fps,
             stages=tuple(meter.stages),
             notices=notices + too_long,
+            given=given,
+            vace_strength=vace_strength,
+            loras=tuple((lora.name, strength) for lora, strength in worn),
         )
 
     @contextmanager
@@ -335,12 +421,13 @@ class Pipeline:
         size: VideoSize,
         settings: SamplingSettings,
         start: Tensor | None,
+        more: Mapping[str, Any],
     ) -> KeptRun:
-        """The folder of a run, known by all that its steps depend on."""
+        """The folder of a run, known by all that its steps depend on; `more` holds what only some runs have."""
         files = {role: self.files[role].name for role in ("transformer", "text_encoder")}
         begun = None if start is None else float(start.double().sum())
         told = {"prompt": prompt, "negative": negative, "seed": seed, "size": str(size), "start": begun}
-        return KeptRun(folder, told | files | vars(settings))
+        return KeptRun(folder, told | files | vars(settings) | dict(more))
 
     def settings(
         self,
@@ -367,11 +454,13 @@ class Pipeline:
         """What a person should know about this request, one sentence each; none of it stops the work."""
         return (*_text_notices(self.entry, prompt, negative), *_size_notices(self.entry, size))
 
-    def _plan_notices(self, size: VideoSize, settings: SamplingSettings) -> Iterator[str]:
+    def _plan_notices(
+        self, size: VideoSize, settings: SamplingSettings, reference: bool = False, lora: bool = False
+    ) -> Iterator[str]:
         """What the plan says of a heavy model's run: how long, or that it may not fit."""
         if self.entry.light:
             return
-        plan = plan_here(self.entry, Run(size, settings.steps, settings.guidance))
+        plan = plan_here(self.entry, Run(size, settings.steps, settings.guidance, lora, reference))
         if plan.fits:
             yield f"This run will take about {plan.minutes:.0f} minutes (predicted)."
         else:

@@ -5,6 +5,11 @@
     prompts.py     lesson 01: cosine similarity, eight-bit numbers, padding
     starts.py      lesson 02: noise and frames
     steps.py       lesson 03: velocity, Euler, guidance, shift
+    attention.py   lesson 04: patches, rotary angles, attention
+    bits.py        lesson 05: a Q3_K block, bits per weight, an fp8 row, the memory of a step
+    pixels.py      lesson 06: decibels, how much is squeezed, which frames change
+    comparing.py   lesson 10: when a comparison is fair, how sure a mean is
+    training.py    lesson 11: the flow-matching loss, captions left out, averaged weights
     graphs.py      lesson 12: when a node runs, what a workflow's values mean
 
 Every checker prints its verdict, never raises, and returns a function that works: the learner's where it is right, the

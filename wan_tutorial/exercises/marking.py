@@ -127,6 +127,8 @@ def _agrees_on(one: Function, other: Function, arguments: tuple[Any, ...]) -> bo
 
 def agrees(expected: Any, given: Any) -> bool:
     """Whether two answers are the same: numbers to a relative 1e-4, whole numbers and truths exactly."""
+    if callable(expected):  # a model that an exercise passes in
+        return bool(expected == given)
     if isinstance(expected, tuple | list):
         same_length = isinstance(given, tuple | list | torch.Size) and len(given) == len(expected)
         return same_length and all(map(agrees, expected, given))

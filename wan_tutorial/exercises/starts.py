@@ -59,6 +59,11 @@ NEAREST_FRAMES = Exercise(
             "you always go up: 14 becomes 17, though 13 is nearer.",
         ),
         Misconception(
+            "halves to the even number",
+            lambda frames: max(1, round((frames - 1) / 4) * 4 + 1),
+            "Python's round() takes halves to the even number, so 3 becomes 1; of two equally near, take the larger.",
+        ),
+        Misconception(
             "one more than the count",
             lambda frames: 4 * frames + 1,
             "you take `frames` for k. Asked is the nearest number that can be written as 4k + 1.",

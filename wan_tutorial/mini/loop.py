@@ -22,6 +22,17 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Where a training stands after a step: what a watcher is shown."""
+
+    step: int
+    minutes: float  # used so far, those before an interruption included
+    share: float  # of the minutes it was given
+    figures: dict[str, float]  # the loss and what else the stage tells
+    average: nn.Module  # the averaged network: what would be kept now
+
+
+@dataclass(frozen=True)
 class Budget:
     """How long a stage trains, and how fast."""
 
@@ -41,10 +52,12 @@ def train(
     folder: Path,
     parameters: Iterable[nn.Parameter] | None = None,
     orthogonal: Iterable[nn.Parameter] = (),
+    watch: Callable[[Moment], bool] | None = None,
 ) -> Network:
     """Train `model` in place until the minutes are used; returns the averaged model, in evaluation mode.
 
     `parameters`: what to train, if not all; `orthogonal`: the matrices among them that Muon moves instead of AdamW.
+    `watch` is shown every step; when it answers True, the training ends early and what was learned is kept.
 
     `folder` holds checkpoint.safetensors (weights and averages, float32), progress.csv (the curves) and the minutes
     already used: the same call after an interruption goes on from there, with a fresh optimiser and warm-up.
@@ -74,7 +87,11 @@ def train(
         if time.monotonic() - saved > 60 * budget.save_minutes:
             save(model, average, folder, step=step, minutes=elapsed)
             saved = time.monotonic()
-    save(model, average, folder, step=step, minutes=budget.minutes)
+        if watch is not None:
+            told = {"loss": loss.item(), **figures}
+            if watch(Moment(step, elapsed, elapsed / budget.minutes, told, average)):
+                break
+    save(model, average, folder, step=step, minutes=elapsed)
     return average
 
 
@@ -109,6 +126,8 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for weight in group["params"]:
+                if weight.grad is None:  # such as a convolution in time, which single frames never meet
+                    continue
                 state = self.state[weight]
                 average = state.setdefault("average", torch.zeros_like(weight))
                 average.lerp_(weight.grad, 1 - self.momentum)

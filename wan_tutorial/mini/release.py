@@ -11,9 +11,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from ..files import write_safetensors
+from ..errors import WanError
+from ..files import read_tensors, write_safetensors
+from ..quantization import QuantizedTensor
 from ..text import Tokenizer
-from ..transformer import WanTransformer, new_transformer, start_vace_blocks
+from ..transformer import WanTransformer, build_transformer, new_transformer, start_vace_blocks
 from ..vae import LATENT_MEAN, LATENT_STD, encode_full_length, new_autoencoder, to_wan_names
 from .data import VideoPool, to_pixels
 from .loop import averaged
@@ -85,3 +87,35 @@ def release_transformer(folder: Path, assets: Path = ASSETS) -> None:
     start_vace_blocks(model)
     write_transformer(model.state_dict_wan_names(), assets / MASTER, "F16")
     quantize_master(assets / MASTER, assets / QUANTISED, "Q3_K_S")
+
+
+def load_master(assets: Path = ASSETS) -> WanTransformer:
+    """The released F16 master as a network of float32 weights."""
+    return build_transformer(read_tensors(assets / MASTER).require("transformer").tensors)
+
+
+def release_vace(trained: WanTransformer, assets: Path = ASSETS) -> None:
+    """Write both files again with trained VACE blocks; no other tensor of either may differ by a bit."""
+    names = (MASTER, QUANTISED)
+    before = {name: _base_bits(assets / name) for name in names}
+    new = {name: assets / f"new-{name}" for name in names}
+    try:
+        write_transformer(trained.state_dict_wan_names(), new[MASTER], "F16")
+        quantize_master(new[MASTER], new[QUANTISED], "Q3_K_S")
+        if any(_base_bits(new[name]) != before[name] for name in names):
+            raise WanError(
+                f"The main blocks of {MASTER} or {QUANTISED} are not those that VACE was trained on: train VACE again "
+                "on the released transformer."
+            )
+        for name in names:
+            new[name].replace(assets / name)
+    finally:
+        for path in new.values():
+            path.unlink(missing_ok=True)
+
+
+def _base_bits(path: Path) -> dict[str, bytes]:
+    """All tensors of a transformer but the VACE blocks', as the file holds them."""
+    tensors = read_tensors(path).require("transformer").tensors.items()
+    base = {name: t.raw if isinstance(t, QuantizedTensor) else t for name, t in tensors if "vace" not in name}
+    return {name: data.contiguous().numpy().tobytes() for name, data in base.items()}

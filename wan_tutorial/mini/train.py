@@ -5,11 +5,13 @@
     python -m wan_tutorial.mini.train latents                   encode the training videos with the released VAE
     python -m wan_tutorial.mini.train decoder --minutes 20      the VAE's decoder alone, on those latents
     python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
+    python -m wan_tutorial.mini.train hints                     encode what the VACE blocks are given, from the same videos
+    python -m wan_tutorial.mini.train vace --minutes 120        the VACE blocks of the released transformer, no others
     python -m wan_tutorial.mini.train handover --out FOLDER     averaged weights, 16 bits, in files of 15 MB at most
     python -m wan_tutorial.mini.train takeover --out FOLDER     begin where a hand-over ended, on another machine
     python -m wan_tutorial.mini.train takeover --out assets/mini  begin where the shipped model stands
 
-Each of text, vae and transformer ends by writing its file into assets/mini, in the format of its real counterpart.
+Each of text, vae, transformer and vace ends by writing its file into assets/mini, in the format of its real counterpart.
 The judge has a command of its own (`python -m wan_tutorial.mini.train_judge`), as it must not meet the generator.
 """
 
@@ -29,9 +31,10 @@ from .handover import hand_over, take_over
 from .latents import LatentPool
 from .train_text import train_text
 from .train_transformer import Batches, train_transformer
+from .train_vace import HintPool, VaceBatches, grey_latent, train_vace
 from .train_vae import train_decoder, train_vae
 
-STAGES = ("text", "vae", "latents", "decoder", "transformer", "handover", "takeover")
+STAGES = ("text", "vae", "latents", "decoder", "transformer", "hints", "vace", "handover", "takeover")
 
 
 def pools(folder: Path) -> tuple[list[LatentPool], LatentPool]:
@@ -72,6 +75,24 @@ def run(options: argparse.Namespace) -> None:
             compile=options.compile,
         )
         release.release_transformer(folder, assets)
+    elif options.stage in ("hints", "vace"):
+        many, brief = pools(folder)
+        vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors).to(options.device)
+        hints = [HintPool(pool) for pool in (brief, *many)]
+        if options.stage == "hints":
+            for given in hints:
+                given.encode(vae)
+        else:
+            tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
+            trained = train_vace(
+                folder,
+                release.load_master(assets),
+                load_text_encoder(tensors, device=options.device),
+                VaceBatches(hints, grey_latent(vae, hints[0].size)),
+                minutes=options.minutes,
+                device=options.device,
+            )
+            release.release_vace(trained, assets)
     elif options.stage == "handover":
         hand_over(folder, options.out)
     else:

@@ -7,8 +7,17 @@
     curves.py      noise levels, shift, errors, the way through the plane
     text_maps.py   tokens, cosines, a map of prompts
     diagram.py     the whole workflow with its shapes
+    inside.py      the transformer from inside: its way, tokens, clocks, modulation, who looks when
+    attention.py   attention painted over the video, and its explorer
+    bits.py        blocks of packed weights, files as maps, bits against error; the quantisation explorer
+    memory.py      what a run takes of a card's memory; the calculator
+    panel.py       a picture under controls, drawn anew whenever one moves
+    pixels.py      which frames a latent frame reaches; the latent-frame editor
+    training.py    a training that can be watched and stopped; the fireside world under the hand
     widgets.py     what moves under the hand: `explore_...`
-    lesson.py      what every lesson opens with
+    lab.py         the prompt lab, which `wan.explore()` opens
+    runs.py        runs to look at: films, comparisons, grids, a page to hand in
+    lesson.py      what every lesson opens and ends with
 
 Verbs: `plot_` returns a figure, `show_` displays, `explore_` is a widget. The names below are fetched when first used.
 """
@@ -16,22 +25,45 @@ Verbs: `plot_` returns a figure, `show_` displays, `explore_` is a widget. The n
 from importlib import import_module
 
 _HOMES = {
+    "attention": ("explore_attention", "latent_moments", "plot_light", "word_rows"),
+    "bits": (
+        "draw_block",
+        "explore_block",
+        "explore_quantization",
+        "plot_bit_damage",
+        "plot_block_types",
+        "plot_costs",
+        "plot_files",
+    ),
     "curves": ("plot_bars", "plot_field", "plot_lines", "plot_shift", "plot_sigmas", "plot_trajectory"),
     "diagram": ("Flow", "plot_place", "plot_workflow"),
+    "inside": ("plot_clocks", "plot_frame_tables", "plot_modulation", "plot_patches", "plot_transformer"),
     "latents": ("Projection", "fit_projection", "plane_of", "plot_channels", "plot_histogram"),
-    "lesson": ("count_parameters", "show_machine", "show_place"),
+    "lesson": (
+        "count_parameters",
+        "read_evaluation",
+        "say_share",
+        "show_costs",
+        "show_machine",
+        "show_obedience",
+        "show_place",
+    ),
+    "pixels": ("explore_latent_frames", "plot_reach"),
+    "memory": ("explore_memory", "plot_memory", "plot_plan"),
     "strips": ("plot_pictures", "plot_strips"),
     "style": ("show_figure", "show_picture", "show_table"),
     "text_maps": ("cosine_matrix", "plot_cosines", "plot_prompt_map", "plot_tokens"),
+    "training": ("TrainingBoard", "explore_scene", "training_minutes"),
     "widgets": (
         "explore_pictures",
         "explore_sampling",
         "explore_steps",
+        "explore_walk",
         "explore_words",
         "frame_speeds",
         "scale_word",
     ),
-    "video": ("film_strip", "show_video", "to_frames", "write_video"),
+    "video": ("film_strip", "moving_picture", "show_video", "to_frames", "write_video"),
 }
 
 

@@ -114,6 +114,8 @@ def plot_lines(
     if logarithmic:
         axes.set_yscale("log")
     axes.set(xlabel=x, ylabel=y)
+    if all(float(value).is_integer() for across, _ in lines.values() for value in _numbers(across)):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.legend()
     style.title(axes, title, note=note)
@@ -134,7 +136,7 @@ def plot_bars(
     reach = max(abs(v) for v in values.values()) or 1
     for place, (name, value) in zip(places, values.items(), strict=True):
         beyond = value + (spread or {}).get(name, 0.0)
-        axes.text(beyond + 0.012 * reach, place, f"{value:.3g}", va="center", fontsize=8.5)
+        axes.text(max(beyond, 0.0) + 0.012 * reach, place, f"{value:.3g}", va="center", fontsize=8.5)
     axes.set_yticks(places, list(values))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

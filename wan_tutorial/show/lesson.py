@@ -1,13 +1,36 @@
-"""What every lesson opens with: what this machine can run, and where the lesson stands in the pipeline.
+"""What every lesson opens and ends with: what this machine can run, where the lesson stands, what the real model costs.
 
-In: the machine's own account of itself (`machine/hardware.py`). Out: a few printed lines and a small drawing.
+In: the machine's own account of itself (`machine/hardware.py`), plans (`machine/plan.py`). Out: a few printed lines, a
+small drawing, a table.
 """
 
 from __future__ import annotations
 
-from wan_tutorial.machine.hardware import Machine, judge_models, read_machine, spoken_bytes
+import hashlib
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wan_tutorial.machine.hardware import (
+    Machine,
+    StageUse,
+    judge_models,
+    read_machine,
+    spoken_bytes,
+)
+from wan_tutorial.machine.plan import Run, find_card, plan_run
+from wan_tutorial.machine.weights import bundled_folder, find_model
 from wan_tutorial.show.diagram import plot_place
-from wan_tutorial.show.style import show_figure
+from wan_tutorial.show.style import show_figure, show_table
+
+REAL = "wan2.1-vace-14b-q3"
+SAMPLES = {  # groups of the shipped evaluation -> what was asked for
+    "judge_on_renders": "renders: how well the judge reads",
+    "captions_train": "captions",
+    "captions_held_out": "combinations held out of training",
+    "free_phrasings": "other phrasings",
+}
 
 
 def show_machine(machine: Machine | None = None) -> None:
@@ -18,17 +41,72 @@ def show_machine(machine: Machine | None = None) -> None:
         if machine.gpu
         else "no GPU that PyTorch can use"
     )
-    print(f"This machine: {machine.cores} cores, {spoken_bytes(machine.memory)} of memory, {gpu}.")
     verdicts = {verdict.model: verdict for verdict in judge_models(machine)}
-    small, real = verdicts["mini"], verdicts["wan2.1-vace-14b-q3"]
+    small, real = verdicts["mini"], verdicts[REAL]
     fits = "all lessons run here" if small.runs else "the lessons do not run here"
-    print(f"Scale model: {fits}, {small.why}.")
-    print(f"Real model: {'runs here' if real.runs else 'does not run here'}, {real.why}.")
+    for line in (
+        f"This machine: {machine.cores} cores, {spoken_bytes(machine.memory)} of memory, {gpu}.",
+        f"Scale model: {fits}, {small.why}.",
+        f"Real model: {'runs here' if real.runs else 'does not run here'}, {real.why}.",
+    ):
+        print(textwrap.fill(line, 88, subsequent_indent="  "))  # notebooks break longer lines inside words
 
 
 def show_place(stage: str) -> None:
     """Draw where a lesson stands: "text", "noise", "denoise", "decode", "video" or "all"."""
     show_figure(plot_place(stage))
+
+
+def show_costs(measured: Sequence[StageUse], pipe: Any, *, card: str = "T4") -> None:
+    """Stages measured here on the model that ran, beside what the plan predicts for the real model on a card.
+
+    The prediction is for the real model's own settings, and the longest video of its size that the card can hold.
+    """
+    entry = find_model(REAL)
+    plan = plan_run(entry, find_card(card), Run(entry.size, entry.steps, entry.guidance))
+    if plan.nearest:
+        plan = plan_run(entry, plan.card, plan.nearest)
+    predicted = {stage.name: stage for stage in plan.stages}
+    rows: list[list[object]] = []
+    for use in measured:
+        stage, memory = predicted[use.name], use.gpu_memory_peak or use.memory_peak
+        minutes = f"{stage.minutes:.0f} minutes" if stage.minutes >= 1 else f"{60 * stage.minutes:.0f} s"
+        there = f"{minutes}, {spoken_bytes(stage.vram)} of GPU memory"
+        rows.append([use.name, there, f"{use.seconds:.1f} s, {spoken_bytes(memory)}"])
+    show_table(["stage", f"real model on a {card}, predicted", f"{pipe.entry.name} here, measured"], rows)
+    run = plan.run
+    print(f"Predicted for {run.size}, {run.steps} steps, guidance {run.guidance:g}.")
+
+
+def read_evaluation(pipe: Any) -> dict[str, Any]:
+    """The figures that ship with the scale model (evaluation.json), if they were measured on the files that `pipe` reads.
+
+    They carry the hashes of those files; of any other model nothing is said: {}.
+    """
+    report = json.loads((bundled_folder() / "evaluation.json").read_text())
+    if not pipe.entry.light:
+        return {}
+    hashes = {role: hashlib.sha256(file.read_bytes()).hexdigest() for role, file in pipe.files.items()}
+    same = all(report["files"][role]["sha256"] == found for role, found in hashes.items())
+    return report["figures"] if same else {}
+
+
+def say_share(row: Mapping[str, Any]) -> str:
+    """A share of the evaluation with its sample size and its 95 % interval: "70 % of 47 (56 to 81)"."""
+    return f"{row['value']:.0%} of {row['n']} ({100 * row['low']:.0f} to {100 * row['high']:.0f})"
+
+
+def show_obedience(pipe: Any, attributes: Sequence[str]) -> None:
+    """How often the judge sees what a caption asked for, in the shipped evaluation; 95 % intervals in brackets."""
+    figures = read_evaluation(pipe)
+    if not figures:
+        print("The shipped evaluation was made with other model files, so it says nothing about these.")
+        return
+    groups = {name: words for name, words in SAMPLES.items() if name in figures}
+    rows: list[list[object]] = [
+        [attribute, *(say_share(figures[group][attribute]) for group in groups)] for attribute in attributes
+    ]
+    show_table(["asked for", *groups.values()], rows)
 
 
 def count_parameters(network: object) -> int:

@@ -6,6 +6,8 @@ as uint8. Out: files and uint8 pictures. The mp4 is written by mediapy with the 
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,13 +146,35 @@ def read_video(path: str | Path) -> np.ndarray:
         ) from error
 
 
-def show_video(video: Frames, *, fps: float, times: int = 1, title: str | None = None) -> None:
-    """Show a playing video in a notebook."""
+def show_video(video: Frames, *, fps: float, times: int = 1, title: str | None = None, alt: str = "") -> None:
+    """Show a playing video in a notebook; `alt` says what is to be seen.
+
+    The page gets an mp4 with controls, and beside it the same as a moving picture, for where an mp4 may not play:
+    GitHub, and a notebook that nobody has run on this computer yet.
+    """
     import imageio_ffmpeg
     import mediapy
+    from IPython.display import display
 
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
-    mediapy.show_video(enlarge(to_frames(video), times), fps=fps, codec="h264", title=title)
+    frames = to_frames(video)
+    large = enlarge(frames, times)
+    player = mediapy.show_video(large, fps=fps, codec="h264", title=title, return_html=True)
+    words = alt or f"Video of {len(frames)} frames, {len(frames) / fps:.1f} seconds"
+    still = base64.b64encode(moving_picture(frames, fps=fps)).decode()
+    data = {"text/html": player, "image/png": still, "text/plain": words}
+    display(data, metadata={"image/png": {"alt": words, "width": large.shape[2]}}, raw=True)
+
+
+def moving_picture(video: Frames, *, fps: float, longest: int = 192) -> bytes:
+    """A video as an animated PNG that plays for ever wherever a picture is shown; larger ones are made smaller."""
+    frames = to_frames(video)
+    scale = min(1.0, longest / max(frames.shape[1:3]))
+    size = (round(frames.shape[2] * scale), round(frames.shape[1] * scale))
+    first, *others = (Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames)
+    page = io.BytesIO()
+    first.save(page, format="png", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+    return page.getvalue()
 
 
 # --------------------------------------------------------------------------------------------------- film strip

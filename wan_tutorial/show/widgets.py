@@ -1,12 +1,16 @@
 """What moves under the hand: sliders over pictures that Python has drawn, and boards that run the model.
 
-In: steps, pictures, or a function that makes them. Out: a widget on the screen. All state is in Python and the
-browser shows bytes in an `Image`, so nothing is fetched from anywhere and ipywidgets 7.7 (Colab) and 8 behave alike.
-Each widget carries a static picture, which is what remains of it on GitHub and in print.
+In: steps, pictures, or a function that makes them. Out: a widget on the screen. All state is in Python, and the browser
+is sent finished bytes as an `<img>` with its alternative text (ipywidgets' own `Image` has none), so nothing is fetched
+from anywhere and ipywidgets 7.7 (Colab) and 8 behave alike. Each widget carries a static picture, which is what remains
+of it on GitHub and in print.
 """
 
 from __future__ import annotations
 
+import functools
+import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
-from wan_tutorial.show.video import to_frames
+from wan_tutorial.show.video import strip_frames, to_frames
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -35,49 +39,134 @@ QUALITY = 76
 
 @dataclass
 class Flipbook:
-    """A slider and a picture for each of its places; the pictures are drawn before the first is shown."""
+    """A slider and a picture for each of its places.
 
-    pictures: Sequence[bytes]  # JPEG
-    labels: Sequence[str]  # what the slider says at each place
+    A place whose picture is there is shown at once; any other is drawn when it is first reached. `draw(place)` is a
+    generator of (share done, picture), the picture with the last one.
+    """
+
+    labels: Sequence[str]  # what is said at each place
+    words: Sequence[str]  # what the picture at each place shows, for those who do not see it
+    pictures: dict[int, bytes]  # JPEG
     name: str = "step"
     start: int = 0
+    draw: Callable[[int], Iterable[tuple[float, np.ndarray | None]]] | None = None
+    ends: tuple[str, str] | None = None  # what stands at both ends of the slider
     parts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.pictures or len(self.pictures) != len(self.labels):
+        missing = [place for place in range(len(self.labels)) if place not in self.pictures]
+        if not self.pictures or len(self.words) != len(self.labels) or (missing and self.draw is None):
             raise WanError(
                 f"Every picture needs a label: {len(self.pictures)} pictures, {len(self.labels)} labels."
             )
 
     def widget(self) -> Widget:
-        """The slider above the picture. Moving it swaps bytes: nothing is computed."""
+        """The slider above the picture."""
         import ipywidgets
 
+        wide = f"{WIDTH}px" if self.ends else "480px"
         slider = ipywidgets.IntSlider(
-            value=self.start, min=0, max=len(self.pictures) - 1, description=self.name, readout=False,
-            layout=ipywidgets.Layout(width="480px"),
+            value=self.start, min=0, max=len(self.labels) - 1, description=self.name, readout=False,
+            layout=ipywidgets.Layout(width=wide), style={"description_width": "initial"},
         )  # fmt: skip
-        label = ipywidgets.Label(self.labels[self.start])
-        image = ipywidgets.Image(value=self.pictures[self.start], format="jpeg", width=WIDTH)
+        bar = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="200px"))
+        label, image = ipywidgets.Label(), ipywidgets.HTML()
+        slider.observe(lambda change: self.turn(change["new"]), names="value")
+        self.parts = {"slider": slider, "label": label, "image": image, "bar": bar}
+        self.turn(self.start)
+        if self.ends is None:
+            return ipywidgets.VBox([ipywidgets.HBox([slider, label]), image])
+        apart = ipywidgets.Layout(width=wide, justify_content="space-between")
+        between = ipywidgets.HBox([ipywidgets.Label(end) for end in self.ends], layout=apart)
+        return ipywidgets.VBox([between, slider, ipywidgets.HBox([label, bar]), image])
 
-        def turn(change: dict[str, Any]) -> None:
-            image.value, label.value = self.pictures[change["new"]], self.labels[change["new"]]
-
-        slider.observe(turn, names="value")
-        self.parts = {"slider": slider, "label": label, "image": image}
-        return ipywidgets.VBox([ipywidgets.HBox([slider, label]), image])
+    def turn(self, place: int) -> None:
+        """Show a place: swap bytes where they are there, draw them where they are not."""
+        bar, label = self.parts["bar"], self.parts["label"]
+        try:
+            if place not in self.pictures and self.draw is not None:
+                label.value, bar.layout.visibility = f"{self.labels[place]}, painting", "visible"
+                for share, picture in self.draw(place):
+                    bar.value = share
+                    if picture is not None:
+                        self.pictures[place] = style.to_jpeg(picture, quality=QUALITY)
+            label.value = self.labels[place]
+            self.parts["image"].value = picture_html(self.pictures[place], alt=self.words[place])
+        except WanError as error:
+            label.value = str(error)
+        bar.layout.visibility, bar.value = "hidden", 0.0
 
 
 def explore_pictures(
     pictures: Mapping[str, np.ndarray], *, alt: str, name: str = "", start: int = 0
 ) -> Flipbook:
     """Slide through pictures {label: (height, width, 3) uint8}; readers of the page see the first, middle and last."""
-    pages = [style.to_jpeg(picture, quality=QUALITY) for picture in pictures.values()]
-    book = Flipbook(pages, list(pictures), name, start)
-    shown = list(pictures.values())
-    print_page = np.concatenate([shown[i] for i in sorted({0, len(shown) // 2, len(shown) - 1})])
-    show_widget(book.widget(), style.to_jpeg(print_page, quality=QUALITY), alt=alt)
+    shown, labels = list(pictures.values()), list(pictures)
+    pages = {place: style.to_jpeg(picture, quality=QUALITY) for place, picture in enumerate(shown)}
+    book = Flipbook(labels, [f"{alt}: {label}" for label in labels], pages, name, start)
+    places = sorted({0, len(shown) // 2, len(shown) - 1})
+    print_page = np.concatenate([shown[place] for place in places])
+    words = f"{alt}. From top to bottom: {', '.join(labels[place] for place in places)}."
+    show_widget(book.widget(), style.to_jpeg(print_page, quality=QUALITY), alt=words)
     return book
+
+
+def explore_walk(
+    paint: Callable[[float], Iterable[Step]],
+    decode: Callable[[Tensor], Tensor],
+    *,
+    ends: tuple[str, str],
+    fps: float,
+    stops: int = 9,
+    ready: int = 5,
+) -> Flipbook:
+    """Walk from one end (amount 0) to the other (amount 1), with a video at each stop.
+
+    `paint(amount)` gives the steps of a video, `decode(latent)` its pixels. `ready` of the stops are painted before the
+    slider is shown, and stand in print; the others when they are first reached, with a bar that shows how far.
+    """
+    amounts = [stop / (stops - 1) for stop in range(stops)]
+    labels = [f"{amount:.0%} of the way" for amount in amounts]
+
+    def draw(place: int) -> Iterable[tuple[float, np.ndarray | None]]:
+        for step in paint(amounts[place]):
+            yield (step.index + 1) / (step.steps + 1), None
+        yield 1.0, draw_strip(decode(step.latent), labels[place], fps=fps)
+
+    painted = {
+        place: next(strip for _, strip in draw(place) if strip is not None)
+        for place in strip_frames(stops, ready)
+    }
+    pages = {place: style.to_jpeg(strip, quality=QUALITY) for place, strip in painted.items()}
+    walk = f"A walk from {ends[0]} to {ends[1]}"
+    words = [f"{walk}, {label}: film strip of the video there" for label in labels]
+    book = Flipbook(labels, words, pages, "", 0, draw, ends)
+    print_page = np.concatenate(list(painted.values()))
+    said = f"{walk}. Film strips, from top to bottom: {', '.join(labels[place] for place in painted)}."
+    show_widget(book.widget(), style.to_jpeg(print_page, quality=QUALITY), alt=said)
+    return book
+
+
+def draw_strip(video: Tensor | np.ndarray, title: str, *, fps: float, columns: int = 7) -> np.ndarray:
+    """A film strip WIDTH wide under its title, with the seconds below it: (height, WIDTH, 3), uint8."""
+    frames = to_frames(video)
+    chosen, gap, above = strip_frames(len(frames), columns), 4, 24
+    width = (WIDTH + gap) // len(chosen) - gap
+    height = round(width * frames.shape[1] / frames.shape[2])
+    page = Image.new("RGB", (WIDTH, above + height + 24), style.PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((0, 3), title, style.INK, _font(13, bold=True))
+    for place, index in enumerate(chosen):
+        left = place * (width + gap)
+        picture = Image.fromarray(frames[index]).resize((width, height), Image.Resampling.LANCZOS)
+        page.paste(picture, (left, above))
+        told = f"{index / fps:.2f} s" if place else "time 0 s"
+        draw.text((left + width // 2, above + height + 4), told, style.GREY, _font(11), anchor="ma")
+    return np.asarray(page)
+
+
+# --------------------------------------------------------------------------------------------- the scrubber
 
 
 def explore_steps(
@@ -90,14 +179,12 @@ def explore_steps(
     """
     pages = draw_steps(runs, look)
     first = next(iter(runs.values()))
-    labels = [f"step {step.index} of {step.steps}, sigma {step.sigma:.3f}" for step in first][: len(pages)]
-    start = len(pages) // 2 if start is None else start
-    book = Flipbook([style.to_jpeg(page, quality=QUALITY) for page in pages], labels, "step", start)
-    words = (
-        alt
-        or f"Denoising scrubber at {labels[start]}: sigma on its curve, clean guess, latent and speed of frames"
-    )
-    show_widget(book.widget(), book.pictures[start], alt=f"{words}. Runs: {', '.join(runs)}.")
+    labels = [f"step {step.index} of {step.steps}" for step in first][: len(pages)]
+    words = [_say_steps(runs, index) for index in range(len(pages))]
+    pictures = {place: style.to_jpeg(page, quality=QUALITY) for place, page in enumerate(pages)}
+    book = Flipbook(labels, words, pictures, "step", len(pages) // 2 if start is None else start)
+    said = f"{alt or 'Denoising scrubber'}. {words[book.start]}"
+    show_widget(book.widget(), book.pictures[book.start], alt=said)
     return book
 
 
@@ -106,42 +193,68 @@ def draw_steps(runs: Mapping[str, Sequence[Step]], look: Look) -> list[np.ndarra
     if not runs or not all(len(steps) for steps in runs.values()):
         raise WanError("The scrubber needs at least one run with its steps: {name: list(pipe.denoise(...))}.")
     count = min(len(steps) for steps in runs.values())
-    columns = [
-        [_draw_run(name, steps, index, look) for index in range(count)] for name, steps in runs.items()
-    ]
-    return [np.concatenate([column[index] for column in columns]) for index in range(count)]
+    return [_draw_runs(runs, index, look) for index in range(count)]
 
 
-def _draw_run(name: str, steps: Sequence[Step], index: int, look: Look) -> np.ndarray:
-    """One run at one step, WIDTH wide: the curve on the left, two rows of frames, a bar under each."""
-    step = steps[index]
-    guess, latent = to_frames(look(step.clean_guess)), to_frames(look(step.latent_before))
-    speed = frame_speeds(steps, index)
-    left, gap, title = 232, 5, 26
-    side = min(124, (WIDTH - left - 70) // len(guess) - gap)
-    page = Image.new("RGB", (WIDTH, title + 2 * (side + gap) + 44), style.PAPER)
-    draw, small, bold = ImageDraw.Draw(page), _font(12), _font(14)
-    draw.text((4, 4), name, style.INK, bold)
-    levels = [one.sigma for one in steps] + [steps[-1].sigma_next]
-    _draw_curve(draw, levels, index, (30, title + 8, left - 26, title + 2 * side - 4))
-    for row, (what, frames) in enumerate((("clean\nguess", guess), ("latent", latent))):
-        top = title + row * (side + gap)
-        draw.multiline_text((left, top + side // 2 - 14), what, style.GREY, small)
-        for place, frame in enumerate(frames):
-            picture = Image.fromarray(frame).resize(
-                (side, side), Image.Resampling.BICUBIC if row == 0 else Image.Resampling.NEAREST
-            )
-            page.paste(picture, (left + 58 + place * (side + gap), top))
-    top = title + 2 * (side + gap) + 6
-    draw.text((left, top - 2), "speed", style.GREY, small)
-    for place, value in enumerate(speed):
-        x = left + 58 + place * (side + gap)
-        draw.rectangle((x, top + 3, x + side - 1, top + 9), fill=style.FAINT)
-        draw.rectangle(
-            (x, top + 3, x + max(1, round((side - 1) * min(1.0, value))), top + 9), fill=style.VERMILION
-        )
-        draw.text((x, top + 12), f"frame {place}: {value:.2f}", style.GREY, small)
+def _say_steps(runs: Mapping[str, Sequence[Step]], index: int) -> str:
+    """The scrubber's picture in words."""
+    told = []
+    for name, steps in runs.items():
+        speeds = ", ".join(f"{speed:.2f}" for speed in frame_speeds(steps, index))
+        told.append(f"{name}: sigma {steps[index].sigma:.3f}, speed of the frames' guesses {speeds}")
+    return f"Step {index}: clean guess and latent, frame by frame. {'; '.join(told)}."
+
+
+def _draw_runs(runs: Mapping[str, Sequence[Step]], index: int, look: Look) -> np.ndarray:
+    """Runs side by side at one step, WIDTH wide: their curves on the left, then two rows of frames for each."""
+    left, gap, title, between = 224, 4, 28, 18
+    *_, count, rows, columns = next(iter(runs.values()))[index].latent.shape
+    chosen = strip_frames(count, 7 if len(runs) == 1 else 4)
+    room = (WIDTH - left - between * (len(runs) - 1)) // len(runs)
+    width = min(170, (room + gap) // len(chosen) - gap)
+    height = round(width * rows / columns)
+    page = Image.new("RGB", (WIDTH, title + 2 * (height + gap) + 36), style.PAPER)
+    draw = ImageDraw.Draw(page)
+    levels = [[one.sigma for one in steps] + [steps[-1].sigma_next] for steps in runs.values()]
+    total = max(steps[-1].steps for steps in runs.values())  # a run that is still growing has fewer
+    _draw_curves(draw, levels, index, total, (30, title + 4, left - 72, title + 2 * height - 14))
+    names = (
+        ("clean\nguess", title + height // 2),
+        ("latent", title + height * 3 // 2),
+        ("speed", page.height - 25),
+    )
+    for what, middle in names:
+        draw.multiline_text((left - 6, middle), what, style.GREY, _font(11), anchor="rm", align="right")
+    for place, (name, steps) in enumerate(runs.items()):
+        x = left + place * (room + between)
+        draw.text((x, 6), name, style.CYCLE[place], _font(13, bold=True))
+        level = f"sigma {steps[index].sigma:.3f}"
+        draw.text((x + len(chosen) * (width + gap) - gap, 7), level, style.INK, _font(12), anchor="ra")
+        spots = {frame: x + column * (width + gap) for column, frame in enumerate(chosen)}
+        _draw_frames(page, steps, index, look, spots, title, (width, height))
     return np.asarray(page)
+
+
+def _draw_frames(
+    page: Image.Image,
+    steps: Sequence[Step],
+    index: int,
+    look: Look,
+    spots: Mapping[int, int],  # frame -> where its left edge is
+    top: int,
+    size: tuple[int, int],
+) -> None:
+    """One run: clean guesses over latents, and under each frame a bar for how fast its guess is changing."""
+    draw, speeds, gap = ImageDraw.Draw(page), frame_speeds(steps, index), 4
+    guess, latent = (to_frames(look(one)) for one in (steps[index].clean_guess, steps[index].latent_before))
+    middle, low = top + size[1] + gap, top + 2 * (size[1] + gap) + 4
+    for frame, left in spots.items():
+        page.paste(Image.fromarray(guess[frame]).resize(size, Image.Resampling.BICUBIC), (left, top))
+        page.paste(Image.fromarray(latent[frame]).resize(size, Image.Resampling.NEAREST), (left, middle))
+        reach = left + max(1, round((size[0] - 1) * min(1.0, 2 * speeds[frame])))  # full at one half
+        draw.rectangle((left, low, left + size[0] - 1, low + 6), fill=style.FAINT)
+        draw.rectangle((left, low, reach, low + 6), fill=style.VERMILION)
+        draw.text((left, low + 10), f"frame {frame}: {speeds[frame]:.2f}", style.GREY, _font(10))
 
 
 def frame_speeds(steps: Sequence[Step], index: int) -> list[float]:
@@ -152,39 +265,39 @@ def frame_speeds(steps: Sequence[Step], index: int) -> list[float]:
     return change.square().mean(dim=(0, 1, 3, 4)).sqrt().tolist()
 
 
-def _draw_curve(
-    draw: ImageDraw.ImageDraw, levels: Sequence[float], index: int, box: tuple[int, int, int, int]
+def _draw_curves(
+    draw: ImageDraw.ImageDraw,
+    levels: Sequence[Sequence[float]],
+    index: int,
+    total: int,
+    box: tuple[int, int, int, int],
 ) -> None:
-    """Noise levels as a line with a dot for each step, and a ring where we are."""
+    """Noise levels as a line for each run with a dot for each step, and a ring where we are."""
     left, top, right, bottom = box
-    spots = [
-        (left + (right - left) * i / max(1, len(levels) - 1), bottom - (bottom - top) * level)
-        for i, level in enumerate(levels)
-    ]
-    small = _font(11)
     for level in (0.0, 0.5, 1.0):
         y = bottom - (bottom - top) * level
         draw.line((left, y, right, y), style.FAINT, 1)
-        draw.text((left - 6, y), f"{level:g}", style.GREY, small, anchor="rm")
-    draw.line(spots, style.BLUE, 2)
-    for i, (x, y) in enumerate(spots):
-        size = 6 if i == index else 2
-        fill = style.PAPER if i == index else style.BLUE
-        draw.ellipse(
-            (x - size, y - size, x + size, y + size),
-            fill=fill,
-            outline=style.INK if i == index else None,
-            width=2,
-        )
-    draw.text((left, bottom + 8), f"sigma {levels[index]:.3f}", style.INK, _font(13))
-    draw.text((right, bottom + 9), f"step {index}", style.GREY, small, anchor="ra")
+        draw.text((left - 6, y), f"{level:g}", style.GREY, _font(11), anchor="rm")
+    for number, (one, colour) in reversed(list(enumerate(zip(levels, style.CYCLE, strict=False)))):
+        spots = [
+            (left + (right - left) * i / total, bottom - (bottom - top) * level)
+            for i, level in enumerate(one)
+        ]
+        draw.line(spots, colour, 2)
+        for x, y in spots:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+        (x, y), size = spots[index], 6 + 3 * number
+        draw.ellipse((x - size, y - size, x + size, y + size), outline=colour, width=2)
+    draw.text((left, bottom + 6), "sigma at each step", style.GREY, _font(11))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+@functools.cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font of the plots, which matplotlib brings along."""
     from matplotlib import font_manager
 
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
+    kind = font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    return ImageFont.truetype(font_manager.findfont(kind), size)
 
 
 # -------------------------------------------------------------------------------------- a board that runs the model
@@ -197,35 +310,48 @@ class Board:
     `work(**values)` is a generator: each thing it yields is (share done, picture), so long work shows itself growing.
     """
 
+    what: str  # a name for the picture, in words
     controls: Mapping[str, Widget]
     work: Callable[..., Iterable[tuple[float, np.ndarray]]]
     parts: dict[str, Any] = field(default_factory=dict)
 
-    def widget(self, first: np.ndarray) -> Widget:
+    def show(self) -> Board:
+        """Do the work once with the controls as they stand, and show the result with the controls above it."""
         import ipywidgets
 
         button = ipywidgets.Button(description="Run", button_style="primary")
         bar = ipywidgets.FloatProgress(value=0, min=0, max=1, layout=ipywidgets.Layout(width="240px"))
-        said = ipywidgets.Label("")
-        image = ipywidgets.Image(value=style.to_jpeg(first, quality=QUALITY), format="jpeg", width=WIDTH)
+        said, image = ipywidgets.HTML(""), ipywidgets.HTML()
         button.on_click(lambda _: self.run())
         self.parts = {"button": button, "bar": bar, "label": said, "image": image}
+        static = self.run()
         rows = [ipywidgets.HBox(list(self.controls.values())), ipywidgets.HBox([button, bar, said]), image]
-        return ipywidgets.VBox(rows)
+        show_widget(ipywidgets.VBox(rows), static, alt=self.say())
+        return self
 
-    def run(self) -> None:
-        """What the button does; an error is said beside it."""
+    def say(self) -> str:
+        """The picture in words: what it is, and the controls it was made with."""
+        values = ", ".join(f"{name} {_spoken(control.value)}" for name, control in self.controls.items())
+        return f"{self.what}: {values}; clean guess and latent at the last step, frame by frame."
+
+    def run(self) -> bytes:
+        """What the button does; an error is said beside it. Returns the last picture."""
         button, bar, said, image = (self.parts[name] for name in ("button", "bar", "label", "image"))
-        button.disabled, said.value, bar.value = True, "", 0.0
+        button.disabled, said.value, bar.value, page = True, "", 0.0, b""
+        values = {name: control.value for name, control in self.controls.items()}
         try:
-            for share, picture in self.work(
-                **{name: control.value for name, control in self.controls.items()}
-            ):
-                bar.value, image.value = share, style.to_jpeg(picture, quality=QUALITY)
+            for share, picture in self.work(**values):
+                page = style.to_jpeg(picture, quality=QUALITY)
+                bar.value, image.value = share, picture_html(page, alt=self.say())
         except WanError as error:
-            said.value = str(error)
+            said.value = html.escape(str(error), quote=False)
         finally:
             button.disabled = False
+        return page
+
+
+def _spoken(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def explore_sampling(
@@ -242,7 +368,7 @@ def explore_sampling(
     """
     import ipywidgets
 
-    wide = ipywidgets.Layout(width="270px")
+    wide = ipywidgets.Layout(width="290px")
     controls = {
         "guidance": ipywidgets.FloatSlider(
             value=guidance, min=0, max=15, step=0.5, description="guidance", layout=wide
@@ -254,18 +380,18 @@ def explore_sampling(
     }
 
     def work(guidance: float, shift: float, steps: int) -> Iterable[tuple[float, np.ndarray]]:
-        name, seen = f"guidance {guidance:g}, shift {shift:g}", []
-        for step in run(steps=steps, guidance=guidance, shift=shift):
-            seen.append(step)
-            yield (step.index + 1) / step.steps, _draw_run(name, seen, len(seen) - 1, look)
+        name = f"guidance {guidance:g}, shift {shift:g}, {steps} steps"
+        return _growing(name, run(steps=steps, guidance=guidance, shift=shift), look)
 
-    *_, (_, first) = work(guidance, shift, steps)
-    board = Board(controls, work)
-    words = (
-        f"Guidance and shift explorer at guidance {guidance:g} and shift {shift:g}: the last step of {steps}"
-    )
-    show_widget(board.widget(first), style.to_jpeg(first, quality=QUALITY), alt=words)
-    return board
+    return Board("Guidance and shift explorer", controls, work).show()
+
+
+def _growing(name: str, steps: Iterable[Step], look: Look) -> Iterable[tuple[float, np.ndarray]]:
+    """Steps as they come: the share done, and the run so far drawn at its last step."""
+    seen: list[Step] = []
+    for step in steps:
+        seen.append(step)
+        yield (step.index + 1) / step.steps, _draw_runs({name: seen}, len(seen) - 1, look)
 
 
 def explore_words(
@@ -282,37 +408,32 @@ def explore_words(
     """
     import ipywidgets
 
-    words = list(dict.fromkeys(prompt.replace(",", " ").replace(".", " ").split()))
-    word = word or words[min(1, len(words) - 1)]
+    words = list(dict.fromkeys(re.findall(r"[\w'-]+", prompt)))
     controls = {
-        "word": ipywidgets.Dropdown(options=words, value=word, description="word"),
+        "word": ipywidgets.Dropdown(
+            options=words, value=word or words[min(1, len(words) - 1)], description="word"
+        ),
         "strength": ipywidgets.FloatSlider(value=0.0, min=0, max=3, step=0.25, description="strength"),
         "swap": ipywidgets.Text(value="", description="swap for", placeholder="another word"),
     }
 
+    def at_full_strength(change: dict[str, Any]) -> None:
+        if not change["old"]:  # a word that comes in should be seen
+            controls["strength"].value = 1.0
+
+    controls["swap"].observe(at_full_strength, names="value")
+
     def work(word: str, strength: float, swap: str) -> Iterable[tuple[float, np.ndarray]]:
         new = swap.strip() or word
-        encoded = encode(prompt.replace(word, new, 1))
-        seen = []
-        for step in run(scale_word(encoded, new, strength)):
-            seen.append(step)
-            said = f"{word!r} swapped for {new!r}" if new != word else f"{word!r}"
-            yield (
-                (step.index + 1) / step.steps,
-                _draw_run(f"{said}, strength {strength:g}", seen, len(seen) - 1, look),
-            )
+        encoded = encode(re.sub(rf"\b{re.escape(word)}\b", lambda _: new, prompt))
+        name = f"{word!r} swapped for {new!r}" if new != word else f"{word!r}"
+        return _growing(f"{name}, strength {strength:g}", run(scale_word(encoded, new, strength)), look)
 
-    *_, (_, first) = work(word, 0.0, "")
-    board = Board(controls, work)
-    words_said = (
-        f"Word surgery: the last step of a video whose word {word!r} was taken out of the prompt's embedding"
-    )
-    show_widget(board.widget(first), style.to_jpeg(first, quality=QUALITY), alt=words_said)
-    return board
+    return Board("Word surgery", controls, work).show()
 
 
 def scale_word(encoded: EncodedText, word: str, strength: float) -> Tensor:
-    """The embedding (length, dim) with every row of a word times `strength`: 0 takes it out."""
+    """The embedding (length, dim) with every row of a word, or of several, times `strength`: 0 takes it out."""
     embedding = encoded.embedding.clone()
     for start, end in find_word(encoded.pieces, word):
         embedding[start:end] *= strength
@@ -327,7 +448,7 @@ def find_word(pieces: Sequence[str], word: str) -> list[tuple[int, int]]:
         for start in range(len(spoken))
         for end in range(start + 1, len(spoken) + 1)
         if "".join(spoken[start:end]).strip().lower() == word.lower() and spoken[start].startswith(" ")
-        and spoken[start].strip()
+        and (spoken[start].strip() or not spoken[start + 1].startswith(" ")) and spoken[end - 1].strip()
     ]  # fmt: skip
     if not found:
         raise WanError(
@@ -337,6 +458,11 @@ def find_word(pieces: Sequence[str], word: str) -> list[tuple[int, int]]:
 
 
 # ------------------------------------------------------------------------------------------------- to the screen
+
+
+def picture_html(data: bytes, *, alt: str) -> str:
+    """A JPEG for an `ipywidgets.HTML`: shown in the same moment as it is set, with its alternative text."""
+    return style.to_html(data, kind="jpeg", alt=alt, width=WIDTH)
 
 
 def show_widget(widget: Widget, static: bytes, *, alt: str) -> None:

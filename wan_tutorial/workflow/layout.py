@@ -80,15 +80,15 @@ def workflow_of(
 ) -> Workflow:
     """The workflow that makes a result again in ComfyUI: same prompts, seed, size and settings.
 
-    `loras` and `reference` are the file names that the run used; `model` names another entry of the catalogue, whose
-    files are to stand in the loaders.
+    `loras`, if not those of the run, and `reference` are file names; `model` names another entry of the catalogue,
+    whose files are to stand in the loaders.
     """
     from wan_tutorial.machine.weights import find_model
 
     files = {role: file.name for role, file in find_model(model or result.model).files.items()}
     return new_workflow(
         result.prompt, result.negative, seed=result.seed, size=result.size, settings=result.settings, fps=result.fps,
-        files=files, loras=loras, reference=reference,
+        files=files, loras=loras or result.loras, reference=reference,
     )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ ModelSamplingSD3 | ModelSamplingSD3
     shift FLOAT 3 0 100
 
 WanVaceToVideo | WanVaceToVideo
-    takes positive:CONDITIONING negative:CONDITIONING vae:VAE control_video!:IMAGE control_masks!:MASK \
+    takes positive:CONDITIONING negative:CONDITIONING vae:VAE control_video?:IMAGE control_masks?:MASK \
 reference_image?:IMAGE
     gives positive:CONDITIONING negative:CONDITIONING latent:LATENT trim_latent:INT
     width INT 832 16 16384

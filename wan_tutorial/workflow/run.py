@@ -9,7 +9,6 @@ becomes the scale model's own, and every such change is said in `NodeRun.words`.
 
 from __future__ import annotations
 
-import inspect
 import re
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from wan_tutorial.errors import WanError
 from wan_tutorial.machine.weights import bundled_folder, find_model
 from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load
+from wan_tutorial.reference import VaceContext, check_strength, read_given, read_picture
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.show.video import to_frames, write_video
 from wan_tutorial.sizes import VideoSize
@@ -56,7 +56,8 @@ class PromptValue:
     text: str
     embedding: Tensor  # (L, D)
     tokens: int  # of them the prompt's own
-    reference: Tensor | None = None  # (1, height, width, 3)
+    context: VaceContext | None = None  # what WanVaceToVideo adds, for the VACE blocks
+    strength: float = 1.0  # of what they say
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ class LatentValue:
 
     latent: Tensor  # (1, 16, F, H, W)
     size: VideoSize
-    trimmed: bool = False  # true: a reference's latent frame is cut off already
 
 
 @dataclass(frozen=True)
@@ -261,14 +261,10 @@ class _Runner:
         path = picture_file(self.workflow, name)
         if path is None:
             raise WanError(f"{node} asks for the picture {name!r}, which is not beside the workflow's file.")
-        try:
-            pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise WanError(
-                f"{path.name} could not be read as a picture: it is damaged or far too large."
-            ) from error
-        picture = torch.from_numpy(pixels / 127.5 - 1)[None]  # (1, height, width, 3)
-        return picture, torch.zeros(1, *picture.shape[1:3])
+        picture = read_picture(path, "picture", self.words)[None]  # (1, height, width, 3)
+        with Image.open(path) as image:
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32)
+        return picture, 1 - torch.from_numpy(alpha)[None] / 255  # ComfyUI's mask: where it is transparent
 
     def _add_loras(self, node: Node) -> tuple[Any, ...]:
         model, files = self._take(node, "model"), []
@@ -296,17 +292,27 @@ class _Runner:
         return (self._new_latent(node),)
 
     def _vace_inputs(self, node: Node) -> tuple[Any, ...]:
-        """Prompts, reference and an empty latent. With nothing but words given the VACE blocks rest, as in generate."""
-        positive, negative = self._take(node, "positive"), self._take(node, "negative")
-        picture = self._take(node, "reference_image")
-        if picture is None:
-            return positive, negative, self._new_latent(node), 0
-        if self._take(node, "strength") != 1:
-            self.words.append("The strength of a reference is 1 here.")
-        given = (replace(prompt, reference=picture) for prompt in (positive, negative))
-        return (*given, self._new_latent(node, extra_frames=1), 1)
+        """Prompts with what else is given, and a latent that is a frame longer with a reference.
 
-    def _new_latent(self, node: Node, extra_frames: int = 0) -> LatentValue:
+        With nothing but words given the VACE blocks rest, as in generate.
+        """
+        positive, negative = self._take(node, "positive"), self._take(node, "negative")
+        names = {"reference": "reference_image", "video": "control_video", "mask": "control_masks"}
+        pictures = {ours: self._take(node, theirs) for ours, theirs in names.items()}
+        if all(picture is None for picture in pictures.values()):
+            return positive, negative, self._new_latent(node), 0
+        check_strength(strength := self._take(node, "strength"))
+        if pictures["reference"] is not None:
+            pictures["reference"] = pictures["reference"][0]  # the node takes one
+        empty = self._new_latent(node)
+        given = read_given(empty.size, **pictures, fit="crop")
+        context = self.pipe.encode_context(given)
+        self.words += [f"Given: {given}.", *given.notices]
+        told = (replace(prompt, context=context, strength=strength) for prompt in (positive, negative))
+        longer = replace(empty, latent=torch.cat([torch.zeros_like(context.references), empty.latent], dim=2))
+        return (*told, longer, context.extra_frames)
+
+    def _new_latent(self, node: Node) -> LatentValue:
         width, height, length, batch = (
             self._take(node, n) for n in ("width", "height", "length", "batch_size")
         )
@@ -325,55 +331,27 @@ class _Runner:
                 f"{node} asks for {size}, {size.tokens} tokens: no Wan model paints more than {MOST_TOKENS}."
             )
         _, channels, frames, *plane = size.latent_shape
-        return LatentValue(torch.zeros(1, channels, frames + extra_frames, *plane), size)
+        return LatentValue(torch.zeros(1, channels, frames, *plane), size)
 
     def _sample(self, node: Node) -> tuple[Any, ...]:
         model, start = self._take(node, "model"), self._take(node, "latent_image")
         positive, negative, seed = (self._take(node, name) for name in ("positive", "negative", "seed"))
         settings = {**self.settings[node.id], "shift": model.shift}
         self.pipe.free("text_encoder")
-        if model.loras or positive.reference is not None:
-            latent = self._generate(positive, negative, model, start.size, seed, settings)
-            return (LatentValue(latent, start.size, trimmed=True),)
-        noise = self.pipe.draw_noise(start.size, seed=seed)
+        extra = start.latent.shape[2] - start.size.latent_frames
+        noise = self.pipe.draw_noise(start.size, seed=seed, extra_frames=extra)
         begin = start.latent if settings["denoise"] < 1 or start.latent.any() else None
         text = TextEmbeddings(positive.embedding, negative.embedding)
+        context = positive.context and positive.context.tensor
+        given = {"vace_context": context, "vace_strength": positive.strength, "loras": model.loras}
         bar = {"total": settings["steps"], "desc": "steps", "disable": not self.progress}
-        for step in tqdm(self.pipe.denoise(noise, text, start=begin, **settings), **bar):
+        for step in tqdm(self.pipe.denoise(noise, text, start=begin, **given, **settings), **bar):
             latent = step.latent
         self.pipe.free("transformer")
         return (LatentValue(latent.cpu(), start.size),)
 
-    def _generate(
-        self,
-        positive: PromptValue,
-        negative: PromptValue,
-        model: ModelValue,
-        size: VideoSize,
-        seed: int,
-        settings: Any,
-    ) -> Tensor:
-        """With a LoRA or a reference the pipeline's own call does the work; its latent comes back trimmed."""
-        extras = {"loras": list(model.loras), "reference": positive.reference}
-        extras = {name: value for name, value in extras.items() if value is not None and value != []}
-        for name in extras:
-            if name not in inspect.signature(self.pipe.generate).parameters:
-                what = {"loras": "a LoRA", "reference": "a reference image"}[name]
-                raise WanError(f"This version of wan_tutorial cannot sample with {what}: bypass its node.")
-        call = {
-            "negative": negative.text,
-            "seed": seed,
-            "size": size,
-            "progress": self.progress,
-            **settings,
-            **extras,
-        }
-        return self.pipe.generate(positive.text, **call).latent
-
     def _trim(self, node: Node) -> tuple[Any, ...]:
         given, amount = self._take(node, "samples"), self._take(node, "trim_amount")
-        if given.trimmed:
-            return (given,)
         frames = given.latent.shape[2]
         if amount >= frames:
             raise WanError(f"{node} cuts {amount} latent frames, and there are {frames}: cut fewer.")

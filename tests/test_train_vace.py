@@ -1,0 +1,202 @@
+"""Training VACE: what the blocks are given, and that nothing else moves. Short runs of the real code, small networks."""
+
+import numpy as np
+import pytest
+import torch
+from small import small_text_encoder_state, small_transformer_state
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.files import read_tensors
+from wan_tutorial.mini import release, train_vace
+from wan_tutorial.mini.data import VideoPool
+from wan_tutorial.mini.judge import names_in
+from wan_tutorial.mini.latents import LatentPool
+from wan_tutorial.mini.quantize import quantize_master, write_transformer
+from wan_tutorial.mini.train_vace import (
+    REFERENCES,
+    HintPool,
+    VaceBatches,
+    another_look,
+    draw_region,
+    grey_latent,
+    reference_pictures,
+)
+from wan_tutorial.mini.world import HELD_OUT, TRAITS, draw_scene, render
+from wan_tutorial.reference import encode_context, read_given
+from wan_tutorial.sizes import VideoSize
+from wan_tutorial.text import load_text_encoder
+from wan_tutorial.transformer import build_transformer, start_vace_blocks
+from wan_tutorial.vae import Vae, VaeShape, encode_full_length, new_autoencoder
+
+SIZE = VideoSize(32, 32, 5)
+
+
+@torch.no_grad()
+def small_vae(seed: int) -> Vae:
+    """Random weights, and latents with Wan's statistics."""
+    torch.manual_seed(seed)
+    model = new_autoencoder(VaeShape(base_dim=8, res_blocks=1)).eval()
+    video = render([draw_scene(i) for i in range(4)], height=32, width=32, frames=5).movedim(-1, 1)
+    raw = encode_full_length(model, video).chunk(2, dim=1)[0]
+    release.fold_statistics(model, raw.mean(dim=(0, 2, 3, 4)), raw.std(dim=(0, 2, 3, 4)))
+    return Vae(model)
+
+
+@pytest.fixture(scope="module")
+def vae() -> Vae:
+    return small_vae(0)
+
+
+@pytest.fixture(scope="module")
+def pool(vae, tmp_path_factory) -> HintPool:
+    videos = VideoPool(tmp_path_factory.mktemp("pool"), 6, frames=5, height=32, width=32)
+    hints = HintPool(LatentPool(videos))
+    hints.latents.encode(vae)
+    hints.encode(vae, batch=4)
+    return hints
+
+
+def test_another_look_keeps_every_trait_and_changes_one_name_at_most():
+    for seed in range(60):
+        scene = draw_scene(seed)
+        for change in (False, True):
+            other, name = another_look(scene, seed, change=change)
+            differ = {n for n in vars(scene) if getattr(scene, n) != getattr(other, n)} - {"defect"}
+            assert differ == {"camera"} | ({name} if change else set())
+            assert other.defect is None and not differ & set(TRAITS)
+            assert other.combination not in HELD_OUT or not change
+
+
+def test_references_are_five_pictures_of_one_scene():
+    scenes = [draw_scene(seed) for seed in range(3)]
+    pictures = reference_pictures(scenes, range(3), VideoSize(64, 64, 13))
+    assert pictures.shape == (3, REFERENCES, 64, 64, 3)
+    change = [(pictures[:, i] - pictures[:, j]).abs().mean() for i in range(5) for j in range(i)]
+    assert min(change) > 0.005, "each differs from each"
+
+
+def test_regions_are_neither_nothing_nor_everything():
+    shares = [draw_region(seed, VideoSize()).mean().item() for seed in range(200)]
+    assert 0.03 < min(shares) and max(shares) < 0.8 and np.std(shares) > 0.05
+
+
+def test_hints_are_what_the_pipeline_would_encode(pool, vae):
+    """The cached clips of video 3 against `reference.py` on its pixels."""
+    video = pool.latents.videos.videos()[3]
+    references, first, inactive, reactive = pool.read(3)
+    assert references.shape == (16, REFERENCES, 4, 4)
+    begun = encode_context(vae, read_given(SIZE, first_frame=video[0]))
+    assert (first - begun.inactive[0]).abs().mean() < 0.05
+    masked = encode_context(vae, read_given(SIZE, video=video, mask=pool.region(3).numpy()))
+    assert (inactive - masked.inactive[0]).abs().mean() < 0.05
+    assert (reactive - masked.reactive[0]).abs().mean() < 0.05
+    assert (first - inactive).abs().mean() > 0.08
+
+
+def test_hints_resume_where_they_were_cut(pool, vae):
+    whole = pool.path.read_bytes()
+    with pool.path.open("r+b") as file:
+        file.truncate(len(whole) // 2 + 11)
+    assert pool.ready == 3
+    pool.encode(vae)
+    again, before = (np.frombuffer(data, np.float16) for data in (pool.path.read_bytes(), whole))
+    assert again.shape == before.shape and np.abs(again - before).max() < 0.1
+    pool.path.write_bytes(whole)
+
+
+def test_hints_of_another_vae_are_found_out(pool):
+    other = small_vae(1)
+    whole = pool.path.read_bytes()
+    pool.path.unlink()
+    with pytest.raises(WanError, match="holds no hints yet: run the stage hints"):
+        VaceBatches([pool], grey_latent(other, SIZE))
+    pool.encode(other)
+    with pytest.raises(WanError, match="come from two VAEs: delete it"):
+        VaceBatches([pool], grey_latent(other, SIZE))
+    pool.path.write_bytes(whole)
+
+
+def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
+    batches = VaceBatches([pool], grey_latent(vae, SIZE))
+    seen = set()
+    for _ in range(40):
+        batch = batches.draw(4)
+        extra = batch.clean.shape[2] - SIZE.latent_frames
+        assert batch.context.shape == (4, 96, *batch.clean.shape[2:]) and len(batch.captions) == 4
+        inactive, reactive, mask = batch.context.split([16, 16, 64], dim=1)
+        grey = batches.grey.expand(4, -1, -1, -1, -1)
+        if extra:
+            assert torch.equal(inactive[:, :, :1], batch.clean[:, :, :1]), (
+                "a reference is part of what is clean"
+            )
+            assert not reactive[:, :, :1].any() and not mask[:, :, :1].any() and (mask[:, :, 1:] == 1).all()
+            assert torch.equal(inactive[:, :, 1:], grey) and torch.equal(reactive[:, :, 1:], grey)
+            seen.add("reference")
+            continue
+        for one in range(4):
+            if not (mask[one] == 1).all():
+                seen.add("region")
+                assert set(mask[one].unique().tolist()) == {0.0, 1.0}
+            else:
+                same = torch.equal(inactive[one], grey[one])
+                seen.add("nothing" if same else "first")
+                assert same or (inactive[one, :, 0] - batch.clean[one, :, 0]).abs().mean() < 0.1
+    assert seen == {"reference", "region", "nothing", "first"}
+
+
+def test_a_changed_attribute_is_named(pool, vae):
+    """Where the reference shows another colour, the caption says the true one."""
+    batches = VaceBatches([pool], grey_latent(vae, SIZE))
+    named = 0
+    for index in list(range(6)) * 20:
+        scene = pool.latents.videos.scene(index)
+        _, context, caption = batches.draw_reference(pool, index)
+        chosen = [torch.equal(context.references[0, :, 0], r) for r in pool.read(index)[0].unbind(1)].index(
+            True
+        )
+        if chosen in (2, 3):
+            _, attribute = another_look(scene, index, change=True)
+            assert attribute in names_in(caption, scene)
+            named += 1
+    assert named > 20
+
+
+def raw(tensor):
+    return getattr(tensor, "raw", tensor)
+
+
+def trained_for(steps, model, pool, vae, folder):
+    """Train for some steps, however long they take; for 0 the minutes are used up."""
+    encoder = load_text_encoder(small_text_encoder_state())
+    batches = VaceBatches([pool], grey_latent(vae, SIZE))
+    minutes, stop = (30.0 if steps else 1e-6), lambda moment: moment.step >= steps
+    return train_vace.train_vace(folder, model, encoder, batches, minutes=minutes, batch=4, watch=stop)
+
+
+def test_training_moves_the_vace_blocks_alone_and_the_files_prove_it(pool, vae, tmp_path):
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    model = build_transformer(small_transformer_state())
+    start_vace_blocks(model)
+    write_transformer(model.state_dict_wan_names(), assets / release.MASTER, "F16")
+    quantize_master(assets / release.MASTER, assets / release.QUANTISED, "Q3_K_S")
+    old = {name: (assets / name).read_bytes() for name in (release.MASTER, release.QUANTISED)}
+    trained = trained_for(3, release.load_master(assets), pool, vae, tmp_path)
+    assert trained.vace_blocks[0].proj_out.weight.any() and trained.vace_blocks[0].proj_in.weight.any()
+    release.release_vace(trained, assets)
+    for name, before in old.items():
+        (tmp_path / name).write_bytes(before)
+        tensors, originals = (read_tensors(folder / name).tensors for folder in (assets, tmp_path))
+        moved = [key for key in tensors if not torch.equal(raw(tensors[key]), raw(originals[key]))]
+        assert "vace_blocks.0.after_proj.weight" in moved and all("vace" in key for key in moved)
+    with torch.no_grad():
+        trained.blocks[0].ffn.net[2].weight.add_(0.01)
+    with pytest.raises(WanError, match="main blocks of .* are not those"):
+        release.release_vace(trained, assets)
+    assert sorted(path.name for path in assets.iterdir()) == sorted(old)
+    with pytest.raises(WanError, match="VACE blocks of another transformer: delete it"):
+        trained_for(1, build_transformer(small_transformer_state(seed=1)), pool, vae, tmp_path)
+    again = trained_for(0, release.load_master(assets), pool, vae, tmp_path)
+    assert torch.equal(again.vace_blocks[0].proj_out.weight, trained.vace_blocks[0].proj_out.weight), (
+        "it resumed"
+    )

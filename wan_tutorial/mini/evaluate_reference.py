@@ -1,0 +1,213 @@
+"""Measure what the scale model makes of a reference, a first frame and a mask.
+
+`python -m wan_tutorial.mini.evaluate_reference --json FILE --probe FILE`, with `--lora FILE` for four steps without
+guidance. Figures, intervals and material are those of `evaluate.py`; what no caption names is read by `probe.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.mini.captions import BRIEF_NEGATIVE
+from wan_tutorial.mini.evaluate import (
+    Row,
+    answers,
+    captions_of,
+    held_out_scenes,
+    mean,
+    measure_obedience,
+    paint,
+    render_scenes,
+    sha256,
+    share,
+    show_sheets,
+    write_json,
+)
+from wan_tutorial.mini.judge import Judge, load_judge
+from wan_tutorial.mini.probe import TraitProbe, draw_candidates, load_probe, rate_on_renders
+from wan_tutorial.mini.train_vace import MOMENTS, another_look, caption_naming
+from wan_tutorial.mini.world import COLOURS, HELD_OUT, Scene, render
+from wan_tutorial.pipeline import Pipeline, load
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PATCH = 16  # pixels of the squares that a scrambled reference is shuffled in
+SETTINGS_WITH_LORA = {"steps": 4, "guidance": 1.0}
+
+
+def paint_each(
+    pipe: Pipeline, prompts: Sequence[str], given: Sequence[Row], *, name: str, **settings: Any
+) -> Tensor:
+    """One video of each prompt and what is given with it, seeds 0 to n - 1: (N, F, H, W, 3)."""
+    videos = []
+    for seed, (prompt, one) in enumerate(zip(tqdm(prompts, desc=name), given, strict=True)):
+        options: Row = {"seed": seed, "negative": BRIEF_NEGATIVE, "progress": False} | settings | one
+        videos.append(pipe.generate(prompt, **options).video)
+    return torch.stack(videos)
+
+
+# --- which of ten it was --------------------------------------------------------------------------------------
+
+
+def identity_cases(count: int) -> tuple[list[Scene], list[str], list[Tensor]]:
+    """Scenes, captions that name the one attribute in which each differs from its reference, and the references.
+
+    The reference is a later moment of a render of the scene from another camera, with another colour, setting ...
+    """
+    scenes = held_out_scenes(count, defects=False)
+    looks = [another_look(scene, i, change=True) for i, scene in enumerate(scenes)]
+    dice = random.Random("identity")
+    captions = [caption_naming(scene, name, dice)[0] for scene, (_, name) in zip(scenes, looks, strict=True)]
+    pictures = torch.cat([render([other for other, _ in looks[i : i + 16]]) for i in range(0, count, 16)])
+    return scenes, captions, list(pictures[:, MOMENTS[-1]])
+
+
+def scramble(picture: Tensor, seed: int) -> Tensor:
+    """The same pixels (H, W, 3) in shuffled squares: every colour is there, and no thing."""
+    height, width = (side // PATCH for side in picture.shape[:2])
+    squares = picture.unflatten(1, (width, PATCH)).unflatten(0, (height, PATCH)).transpose(1, 2).flatten(0, 1)
+    order = torch.randperm(len(squares), generator=torch.Generator().manual_seed(seed))
+    return squares[order].unflatten(0, (height, width)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+def measure_identity(pipe: Pipeline, probe: TraitProbe, count: int, folder: Path, **settings: Any) -> Row:
+    """How often generated frames are found among ten scenes that share every name; also scrambled and without."""
+    scenes, captions, pictures = identity_cases(count)
+    candidates = [draw_candidates(scene, i) for i, scene in enumerate(scenes)]
+    kinds: dict[str, list[Row]] = {
+        "reference": [{"reference": picture} for picture in pictures],
+        "scrambled": [{"reference": scramble(picture, i)} for i, picture in enumerate(pictures)],
+        "absent": [{} for _ in pictures],
+    }
+    rows: Row = {"probe_on_renders": rate_on_renders(probe, count), "chance": 1 / len(candidates[0])}
+    for name, given in kinds.items():
+        videos = paint_each(pipe, captions, given, name=name, **settings)
+        rows[name] = share(one == 0 for one in probe.choose(videos, candidates))
+        rows[name]["sheets"] = show_sheets(videos, f"identity_{name}", folder)
+    return rows
+
+
+# --- first frame, region, strength, nothing -----------------------------------------------------------------------
+
+
+def psnr(some: Tensor, others: Tensor, where: Tensor | None = None) -> Tensor:
+    """Of each pair of videos or pictures (N, ...), in dB, where the weight `where` is not 0."""
+    squared = (some - others).square().mean(-1)
+    weight = torch.ones_like(squared) if where is None else where.expand_as(squared)
+    return 10 * (4 * weight.flatten(1).sum(1) / (squared * weight).flatten(1).sum(1)).log10()
+
+
+def measure_first_frame(pipe: Pipeline, count: int, folder: Path, **settings: Any) -> Row:
+    """PSNR of frame 0 to the picture given, beside what the VAE alone makes of that picture."""
+    scenes = held_out_scenes(count, defects=False)
+    first = render_scenes(scenes, pipe.entry.size)[0][:, 0]
+    given: list[Row] = [{"first_frame": frame} for frame in first]
+    videos = paint_each(pipe, captions_of(scenes)[0], given, name="first frame", **settings)
+    copies = torch.stack([pipe.decode(pipe.encode(frame[None]))[0] for frame in first])
+    generated, vae = psnr(videos[:, 0], first), psnr(copies, first)
+    rows = {"generated": mean(generated), "vae": mean(vae), "below_the_vae": mean(vae - generated)}
+    return rows | {"sheets": show_sheets(videos, "first_frame", folder)}
+
+
+def measure_region(pipe: Pipeline, judge: Judge, count: int, folder: Path, **settings: Any) -> Row:
+    """A box about the fire is painted again in another colour: PSNR outside of it, and how often the colour is seen."""
+    scenes, size = held_out_scenes(count, defects=False), pipe.entry.size
+    wanted = [replace(scene, colour=_another_colour(scene, i)) for i, scene in enumerate(scenes)]
+    dice = random.Random("region")
+    captions = [caption_naming(scene, "colour", dice)[0] for scene in wanted]
+    clips, _ = render_scenes(scenes, size)
+    mask = torch.zeros(size.height, size.width)
+    mask[round(0.15 * size.height) : round(0.92 * size.height), size.width // 6 : -size.width // 6] = 1.0
+    given: list[Row] = [{"video": clip, "mask": mask} for clip in clips]
+    videos = paint_each(pipe, captions, given, name="region", **settings)
+    copies = torch.stack([pipe.decode(pipe.encode(clip)) for clip in clips])
+    outside = (1 - mask)[None, None]
+    truths = [{"colour": scene.colour} for scene in wanted]
+    return {
+        "outside": mean(psnr(videos, clips, outside)),
+        "outside_vae": mean(psnr(copies, clips, outside)),
+        "inside": {name: share(right) for name, right in answers(judge, videos, truths).items() if right},
+        "sheets": show_sheets(videos, "region", folder),
+    }
+
+
+def _another_colour(scene: Scene, seed: int) -> str:
+    others = [c for c in COLOURS if c != scene.colour and (scene.subject, c, scene.setting) not in HELD_OUT]
+    return random.Random(f"another colour {seed}").choice(others)
+
+
+def measure_strengths(pipe: Pipeline, count: int, **settings: Any) -> Row:
+    """The mean change of a video at each strength of its reference, from strength 0 on the same noise (in [-1, 1])."""
+    _, captions, pictures = identity_cases(count)
+    given: list[Row] = [{"reference": picture} for picture in pictures]
+    videos = [
+        paint_each(pipe, captions, given, name=f"strength {s:g}", vace_strength=s, **settings)
+        for s in STRENGTHS
+    ]
+    effects = [mean((one - videos[0]).abs().mean((1, 2, 3, 4))) for one in videos]
+    values = [effect["value"] for effect in effects]
+    grows = all(a < b for a, b in zip(values, values[1:], strict=False))
+    return {"strengths": list(STRENGTHS), "effects": effects, "grows": grows}
+
+
+def measure_nothing(pipe: Pipeline, judge: Judge, count: int, **settings: Any) -> Row:
+    """Obedience where VACE is told that nothing is given, beside the same prompts and seeds while it rests."""
+    prompts, truths = captions_of(held_out_scenes(count, defects=False))
+    grey = torch.zeros(pipe.entry.size.frames, pipe.entry.size.height, pipe.entry.size.width, 3)
+    at_rest, _ = paint(pipe, prompts, name="at rest", **settings)
+    told = paint_each(pipe, prompts, [{"video": grey} for _ in prompts], name="nothing given", **settings)
+    return {
+        "at_rest": measure_obedience(judge, at_rest, truths),
+        "nothing_given": measure_obedience(judge, told, truths),
+    }
+
+
+# --- all of it ----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m wan_tutorial.mini.evaluate_reference", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--json", type=Path, required=True, help="where the figures go")
+    add("--probe", type=Path, required=True, help="the file that wan_tutorial.mini.probe wrote")
+    add("--count", type=int, default=200, help="videos for each figure (default: 200)")
+    add("--lora", type=Path, help="measure with this LoRA, at 4 steps without guidance")
+    groups = ("identity", "first_frame", "region", "strength", "nothing")
+    add("--groups", nargs="*", default=groups, choices=groups)
+    add("--outputs", type=Path, default=Path("outputs"), help="where contact sheets go")
+    given = parser.parse_args(arguments)
+    settings: Row = {"loras": [(given.lora, 1.0)], **SETTINGS_WITH_LORA} if given.lora else {}
+    try:
+        pipe, judge, probe = load("mini"), load_judge(), load_probe(given.probe)
+        report: Row = {"files": {path.name: sha256(path) for path in (*pipe.files.values(), given.probe)}}
+        measures: dict[str, Callable[[], Row]] = {
+            "identity": lambda: measure_identity(pipe, probe, given.count, given.outputs, **settings),
+            "first_frame": lambda: measure_first_frame(pipe, given.count, given.outputs, **settings),
+            "region": lambda: measure_region(pipe, judge, given.count, given.outputs, **settings),
+            "strength": lambda: measure_strengths(pipe, max(1, given.count // 5), **settings),
+            "nothing": lambda: measure_nothing(pipe, judge, given.count, **settings),
+        }
+        for name in given.groups:
+            report[name] = measures[name]()
+            write_json(report, given.json)
+    except WanError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"Wrote {given.json}; contact sheets are in {given.outputs}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

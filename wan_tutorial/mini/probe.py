@@ -1,0 +1,168 @@
+"""A probe for what no caption names: it looks at a frame and says which shape, tint and place its things have.
+
+`python -m wan_tutorial.mini.probe --minutes M` trains it on renders alone and measures it on others.
+
+Stands beside the judge, for the measurement of references: of ten scenes that share every name, which one do the
+generated frames show? Each trait is a number in [0, 1], read as one of eight parts of it, because many have steps in
+them or do not show in every scene: then the probe is unsure, and the trait counts little. In: videos
+(N, F, H, W, 3) in [-1, 1]. Out: log-probabilities (N, traits, 8).
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..errors import WanError
+from .data import VideoPool, training_videos
+from .evaluate import held_out_scenes
+from .loop import Budget, train
+from .train_vace import another_look
+from .world import TRAITS, Scene, render
+
+PARTS = 8
+SIDE = 96  # pixels of the frames it reads
+FRAMES = 4  # of a video that are read
+CANDIDATES = 10
+
+
+class TraitProbe(nn.Module):
+    """Convolutions to a grid of 6 x 6 places, which are kept apart: many traits are about where things are."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.look = nn.Sequential(
+            nn.PixelUnshuffle(4),  # (B, 48, 24, 24)
+            *_convolve(48, width),
+            *_convolve(width, width),
+            *_convolve(width, 2 * width, stride=2),  # (B, 64, 12, 12)
+            *_convolve(2 * width, 2 * width),
+            *_convolve(2 * width, 2 * width, stride=2),  # (B, 64, 6, 6)
+        )
+        self.tell = nn.Sequential(
+            nn.Flatten(), nn.Linear(72 * width, 256), nn.GELU(), nn.Linear(256, len(TRAITS) * PARTS)
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, 96, 96) to logits (B, traits, 8)."""
+        return self.tell(self.look(frames)).unflatten(1, (len(TRAITS), PARTS))
+
+    @torch.no_grad()
+    def read(self, videos: Tensor) -> Tensor:
+        """Log-probabilities of each part of each trait, (N, traits, 8), the mean over a few frames of each video."""
+        picks = torch.linspace(0, videos.shape[1] - 1, FRAMES).round().long()
+        frames = videos[:, picks].flatten(0, 1).movedim(-1, 1)  # (N 4, 3, H, W)
+        if frames.shape[2:] != (SIDE, SIDE):
+            frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        return self(frames).log_softmax(-1).unflatten(0, (len(videos), FRAMES)).mean(1)
+
+    def choose(self, videos: Tensor, candidates: Sequence[Sequence[Scene]]) -> list[int]:
+        """For each video which of its candidates it shows: the one whose traits are most probable together."""
+        numbers = torch.stack([torch.stack([trait_parts(scene) for scene in row]) for row in candidates])
+        told = self.read(videos)[:, None].expand(-1, numbers.shape[1], -1, -1)  # (N, candidates, traits, 8)
+        return told.gather(-1, numbers[..., None]).sum((2, 3)).argmax(1).tolist()
+
+
+def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.GroupNorm(8, out), nn.GELU()
+
+
+def trait_parts(scene: Scene) -> Tensor:
+    """Which eighth each trait lies in: (traits,)."""
+    return torch.tensor([min(PARTS - 1, int(getattr(scene, name) * PARTS)) for name in TRAITS])
+
+
+def draw_candidates(scene: Scene, seed: int, count: int = CANDIDATES) -> list[Scene]:
+    """The scene, and others that share its every name and none of its traits."""
+    dice = random.Random(f"candidates {seed}")
+    found = [scene]
+    for _ in range(count - 1):
+        traits: dict[str, Any] = {name: dice.random() for name in TRAITS}
+        found.append(replace(scene, seed=dice.randrange(2**31), **traits))
+    return found
+
+
+# --- training and measuring -----------------------------------------------------------------------------------
+
+
+def draw_frames(
+    sources: Sequence[tuple[VideoPool, np.ndarray]], batch: int, dice: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random moments of scenes without defects (B, 3, 96, 96), some softened as a VAE softens, and their parts."""
+    frames: list[np.ndarray] = []
+    parts: list[Tensor] = []
+    while len(frames) < batch:
+        pool, videos = sources[int(dice.integers(len(sources)))]
+        index = int(dice.integers(len(videos)))
+        scene = pool.scene(index)
+        if scene.defect is None:
+            frames.append(videos[index, dice.integers(pool.frames)])
+            parts.append(trait_parts(scene))
+    pictures = torch.from_numpy(np.stack(frames)).movedim(-1, 1).float() / 127.5 - 1
+    soft = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
+    pictures = torch.lerp(pictures, soft, torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.7))
+    return pictures + 0.04 * torch.randn_like(pictures), torch.stack(parts)
+
+
+def train_probe(pools: Sequence[VideoPool], *, minutes: float, folder: Path, batch: int = 32) -> TraitProbe:
+    """Train for `minutes`; checkpoint and curves go to `folder`."""
+    torch.manual_seed(0)
+    sources, dice = [(pool, pool.videos()) for pool in pools], np.random.default_rng()
+    probe = TraitProbe()
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        frames, parts = draw_frames(sources, batch, dice)
+        logits = probe(frames)
+        right = (logits.argmax(-1) == parts).float().mean().item()
+        return F.cross_entropy(logits.flatten(0, 1), parts.flatten()), {"right": right}
+
+    matrices = [p for p in probe.parameters() if p.ndim >= 2]
+    budget = Budget(minutes, learning_rate=2e-3, warmup_steps=60, weight_decay=0.05, save_minutes=1)
+    return train(probe, loss_of, budget=budget, folder=folder, orthogonal=matrices)
+
+
+def save_probe(probe: TraitProbe, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.half().contiguous() for name, tensor in probe.state_dict().items()}, path)
+
+
+def load_probe(path: Path) -> TraitProbe:
+    if not path.exists():
+        raise WanError(f"No probe at {path}: train one with `python -m wan_tutorial.mini.probe`.")
+    probe = TraitProbe()
+    probe.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return probe.eval().requires_grad_(False)
+
+
+def rate_on_renders(probe: TraitProbe, count: int) -> float:
+    """How often the probe finds a scene among ten from another moment and camera of it, one of its names changed."""
+    scenes = held_out_scenes(count, defects=False)
+    looks = [another_look(scene, i, change=True)[0] for i, scene in enumerate(scenes)]
+    videos = torch.cat([render(looks[i : i + 16]) for i in range(0, count, 16)])
+    chosen = probe.choose(videos, [draw_candidates(scene, i) for i, scene in enumerate(scenes)])
+    return sum(one == 0 for one in chosen) / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/training"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/training/trait_probe.safetensors"))
+    given = parser.parse_args()
+    probe = train_probe(
+        training_videos(given.folder), minutes=given.minutes, folder=given.output.parent / "probe"
+    )
+    save_probe(probe, given.output)
+    print(f"found among ten, on 200 renders: {rate_on_renders(load_probe(given.output), 200):.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""Train the scale model's VACE blocks, with all the others frozen: what a video model learns to be given.
+
+Four tasks, in the real layout (`reference.py`): nothing given; a reference picture, which shows another moment and
+camera of the scene and sometimes another value of one named attribute, which the caption then names; a first frame; a
+masked region. What a caption never names (the shape of a hilt, the tint of the sky) can be learned from the reference
+alone. Everything given is encoded once, beside the training latents, by `HintPool.encode`.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from ..errors import WanError
+from ..reference import Given, VaceContext, encode_context, mask_channels, read_given
+from ..sizes import VideoSize
+from ..text import TextEncoder
+from ..transformer import WanTransformer, start_vace_blocks
+from ..vae import Vae
+from .captions import write_caption
+from .data import to_pixels
+from .judge import names_in
+from .latents import LatentPool
+from .loop import Budget, Moment, averaged, train
+from .train_transformer import caption_of, draw_times, embed_captions, flow_matching_loss
+from .world import CAMERAS, COLOURS, FLAME_SIZES, HELD_OUT, LIGHTS, SETTINGS, Scene, render
+
+CHANGED: dict[str, tuple] = {
+    "colour": COLOURS,
+    "flame_size": FLAME_SIZES,
+    "setting": SETTINGS,
+    "embers": (True, False),
+    "smoke": (True, False),
+    "light": LIGHTS,
+}
+MOMENTS = (4, 12)  # frames of a render that become references
+REFERENCES = (
+    2 * len(MOMENTS) + 1
+)  # of the scene, of the scene with one attribute changed, and one of another shape
+TASKS = ("reference", "others")
+REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
+NOTHING, FIRST, REGION = range(3)
+
+
+# --- what is given --------------------------------------------------------------------------------------------
+
+
+def another_look(scene: Scene, seed: int, *, change: bool) -> tuple[Scene, str | None]:
+    """The same things from another camera; with `change` one named attribute differs, and its name is returned."""
+    dice = random.Random(f"another look {seed}")
+    other = replace(
+        scene, defect=None, camera=dice.choice([name for name in CAMERAS if name != scene.camera])
+    )
+    while change:
+        name = dice.choice(list(CHANGED))
+        value = dice.choice([value for value in CHANGED[name] if value != getattr(scene, name)])
+        changed = replace(other, **{name: value})
+        if changed.combination not in HELD_OUT:
+            return changed, name
+    return other, None
+
+
+def draw_region(seed: int, size: VideoSize) -> Tensor:
+    """A box or an ellipse about where the fire is, 1 inside: (height, width)."""
+    dice = random.Random(f"region {seed}")
+    y = torch.linspace(-1, 1, size.height)[:, None] - dice.uniform(-0.3, 0.5)
+    x = torch.linspace(-1, 1, size.width) - dice.uniform(-0.4, 0.4)
+    up, across = (y / dice.uniform(0.3, 0.8)).abs(), (x / dice.uniform(0.3, 0.8)).abs()
+    inside = up.square() + across.square() if dice.random() < 0.5 else torch.maximum(up, across)
+    return (inside < 1).float()
+
+
+def reference_pictures(scenes: Sequence[Scene], seeds: Sequence[int], size: VideoSize) -> Tensor:
+    """The references of each scene, (N, REFERENCES, height, width, 3): two moments, two changed, one cut to a shape."""
+    looks = [
+        [another_look(scene, seed, change=change)[0] for scene, seed in zip(scenes, seeds, strict=True)]
+        for change in (False, True)
+    ]
+    videos = [render(group, height=size.height, width=size.width, frames=size.frames) for group in looks]
+    last = size.frames - 1
+    moments = [video[:, min(moment, last)] for video in videos for moment in MOMENTS]
+    shaped = []
+    for picture, seed in zip(moments[0], seeds, strict=True):
+        dice = random.Random(f"shape {seed}")
+        sides = [round(dice.uniform(0.6, 0.85) * side) for side in picture.shape[:2]]
+        height, width = (sides[0], picture.shape[1]) if dice.random() < 0.5 else (picture.shape[0], sides[1])
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        cut = picture[top : top + height, left : left + width]
+        shaped.append(read_given(size, reference=cut, fit=dice.choice(("pad", "crop"))).references[0])
+    return torch.stack([*moments, torch.stack(shaped)], dim=1)
+
+
+@dataclass
+class HintPool:
+    """What may be given of a LatentPool's videos, as latents, in the same order; may grow while training runs.
+
+    Of each video: its references, and three clips: the first frame before grey, the inactive and the reactive part of
+    a masked region, (16, REFERENCES + 3 F, H, W) float16.
+    """
+
+    latents: LatentPool
+
+    @property
+    def path(self) -> Path:
+        return self.latents.videos.path.with_suffix(".hints.f16")
+
+    @property
+    def size(self) -> VideoSize:
+        pool = self.latents.videos
+        return VideoSize(pool.width, pool.height, pool.frames)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        channels, frames, height, width = self.latents.shape
+        return channels, REFERENCES + 3 * frames, height, width
+
+    @property
+    def ready(self) -> int:
+        """How many videos have both latents and hints on disk."""
+        done = self.path.stat().st_size // (2 * int(np.prod(self.shape))) if self.path.exists() else 0
+        return min(done, self.latents.ready)
+
+    def read(self, index: int) -> list[Tensor]:
+        """One video's references (16, REFERENCES, H, W) and its three clips (16, F, H, W), float32."""
+        rows = np.memmap(self.path, mode="r", dtype=np.float16, shape=(self.ready, *self.shape))
+        frames = self.latents.shape[1]
+        hints = torch.from_numpy(rows[index].astype(np.float32))
+        return list(hints.split([REFERENCES, frames, frames, frames], dim=1))
+
+    def region(self, index: int) -> Tensor:
+        """The masked region of one video: (frames, height, width)."""
+        mask = draw_region(self.latents.videos.first_seed + index, self.size)
+        return mask.expand(self.size.frames, -1, -1)
+
+    @torch.no_grad()
+    def encode(self, vae: Vae, *, batch: int = 8) -> None:
+        """Render and encode what is not yet on disk."""
+        pool, itemsize = self.latents.videos, 2 * int(np.prod(self.shape))
+        done = self.path.stat().st_size // itemsize if self.path.exists() else 0
+        videos = pool.videos()
+        with self.path.open("ab") as file:
+            file.truncate(done * itemsize)
+            for start in tqdm(range(done, pool.count, batch), desc=f"encode {self.path.name}"):
+                indices = range(start, min(start + batch, pool.count))
+                scenes = [pool.scene(index) for index in indices]
+                seeds = [pool.first_seed + index for index in indices]
+                pictures = reference_pictures(scenes, seeds, self.size).flatten(0, 1)  # (N R, h, w, 3)
+                clip = to_pixels(videos[start : start + len(scenes)])  # (N, 3, f, h, w)
+                mask = torch.stack([self.region(index) for index in indices])[:, None]
+                first = torch.cat([clip[:, :, :1], torch.zeros_like(clip[:, :, 1:])], dim=2)
+                with torch.autocast(vae.mean.device.type, torch.bfloat16):
+                    seen = vae.encode(pictures.movedim(-1, 1)[:, :, None])  # (N R, 16, 1, H, W)
+                    clips = [vae.encode(part) for part in (first, clip * (1 - mask), clip * mask)]
+                seen = seen[:, :, 0].unflatten(0, (len(scenes), -1)).transpose(1, 2)  # (N, 16, R, H, W)
+                file.write(torch.cat([seen, *clips], dim=2).to("cpu", torch.float16).numpy().tobytes())
+                file.flush()
+
+    def check(self) -> None:
+        """WanError where latents and hints come from different VAEs: a first frame's latent is its video's first."""
+        own = torch.from_numpy(self.latents.read()[0, :, 0].astype(np.float32))
+        if (own - self.read(0)[1][:, 0]).abs().mean() > 0.1:
+            raise WanError(
+                f"{self.path} and the latents beside it come from two VAEs: delete it, run the stage hints."
+            )
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VaceBatch:
+    """One step's samples: clean latents with their references in front, what is given, and the captions."""
+
+    clean: Tensor  # (B, 16, R + F, H, W)
+    context: Tensor  # (B, 96, R + F, H, W)
+    captions: list[str]
+
+
+class VaceBatches:
+    """Draws from pools whose hints may still be growing; `grey` is the latent of a grey clip, (1, 16, F, H, W)."""
+
+    def __init__(self, pools: Sequence[HintPool], grey: Tensor):
+        self.pools, self.grey, self.dice = [pool for pool in pools if pool.ready], grey.cpu(), random.Random()
+        if not self.pools:
+            raise WanError(
+                f"{pools[0].path} holds no hints yet: run the stage hints, after the stage latents."
+            )
+        for pool in self.pools:
+            pool.check()
+
+    def draw(self, count: int) -> VaceBatch:
+        pools = self.dice.choices(self.pools, [pool.ready for pool in self.pools], k=count)
+        draw = self.draw_reference if self.dice.random() < REFERENCE_SHARE else self.draw_other
+        rows = [draw(pool, self.dice.randrange(pool.ready)) for pool in pools]
+        clean, contexts, captions = zip(*rows, strict=True)
+        context = torch.cat([context.tensor for context in contexts])
+        return VaceBatch(torch.stack(clean), context, list(captions))
+
+    def draw_reference(self, pool: HintPool, index: int) -> tuple[Tensor, VaceContext, str]:
+        """A reference and nothing else; where it shows another attribute, the caption names the true one."""
+        scene, seed = pool.latents.videos.scene(index), pool.latents.videos.first_seed + index
+        caption, chosen = caption_of(scene, brief=False, dice=self.dice), self.dice.randrange(REFERENCES)
+        if len(MOMENTS) <= chosen < 2 * len(MOMENTS):
+            caption, named = caption_naming(scene, another_look(scene, seed, change=True)[1], self.dice)
+            chosen = chosen if named else chosen - len(MOMENTS)
+        reference = pool.read(index)[0][:, chosen : chosen + 1]
+        clean = torch.cat([reference, latent_of(pool, index)], dim=1)
+        return clean, self.context(reference[None]), caption
+
+    def draw_other(self, pool: HintPool, index: int) -> tuple[Tensor, VaceContext, str]:
+        """Nothing, a first frame, or the surroundings of a region."""
+        task = self.dice.choices((NOTHING, FIRST, REGION), (2, 3, 3))[0]
+        _, first, inactive, reactive = (part[None] for part in pool.read(index))
+        context = self.context(first[:, :, :0])
+        if task == FIRST:
+            context = replace(context, inactive=first)
+        elif task == REGION:
+            mask = mask_channels(pool.region(index))
+            context = replace(context, inactive=inactive, reactive=reactive, mask=mask)
+        caption = caption_of(pool.latents.videos.scene(index), brief=False, dice=self.dice)
+        return latent_of(pool, index), context, caption
+
+    def context(self, references: Tensor) -> VaceContext:
+        """References (1, 16, R, H, W) before a video of which nothing is given."""
+        mask = torch.ones(1, 64, *self.grey.shape[2:])
+        return VaceContext(references, self.grey, self.grey, mask)
+
+
+def latent_of(pool: HintPool, index: int) -> Tensor:
+    return torch.from_numpy(pool.latents.read()[index].astype(np.float32))  # (16, F, H, W)
+
+
+def caption_naming(scene: Scene, attribute: str | None, dice: random.Random) -> tuple[str, bool]:
+    """A caption that names this attribute, and whether one was found."""
+    for _ in range(12):
+        caption = write_caption(scene, dice.randrange(10**9))
+        if attribute in names_in(caption, scene):
+            return caption, True
+    return caption, False
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def grey_latent(vae: Vae, size: VideoSize) -> Tensor:
+    """The latent of a clip in which nothing is given: (1, 16, F, H, W)."""
+    given: Given = read_given(size)
+    return encode_context(vae, given).inactive
+
+
+def train_vace(
+    folder: Path,
+    model: WanTransformer,
+    encoder: TextEncoder,
+    batches: VaceBatches,
+    *,
+    minutes: float,
+    device: str = "cpu",
+    batch: int = 16,
+    watch: Callable[[Moment], bool] | None = None,
+) -> WanTransformer:
+    """Train the VACE blocks of a finished transformer for `minutes`; checkpoints and curves go to folder/vace.
+
+    All other weights stay bit for bit as they are. Blocks that say nothing yet begin as copies of their main blocks.
+    """
+    torch.manual_seed(0)
+    check_base(folder / "vace", model)
+    blocks = model.vace_blocks.state_dict()
+    if not any(tensor.any() for name, tensor in blocks.items() if name.endswith("proj_out.weight")):
+        start_vace_blocks(model)
+    model = model.to(device)
+    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "vace" not in name}
+    trained = {name: p for name, p in model.named_parameters() if "vace" in name}
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        drawn = batches.draw(batch)
+        text, t = embed_captions(encoder, drawn.captions), draw_times(batch).to(device)
+        given = partial(model, vace_context=drawn.context.to(device))
+        losses = flow_matching_loss(given, drawn.clean.to(device), text, t)  # type: ignore[arg-type]
+        task = "reference" if drawn.clean.shape[2] > batches.grey.shape[2] else "others"
+        figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}
+        return losses.mean(), figures
+
+    # On a CPU, plain attention over so few tokens goes back faster than the fused one.
+    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+        average = train(
+            model,
+            loss_of,
+            budget=Budget(minutes, learning_rate=1e-3, warmup_steps=50),
+            folder=folder / "vace",
+            parameters=trained.values(),
+            orthogonal=[p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name],
+            watch=watch,
+        )
+    changed = [name for name, tensor in average.state_dict().items() if not same(tensor, frozen.get(name))]
+    assert not changed, f"training VACE changed {changed[:3]}"
+    return average
+
+
+def same(tensor: Tensor, before: Tensor | None) -> bool:
+    return before is None or torch.equal(tensor, before)
+
+
+def check_base(folder: Path, model: WanTransformer) -> None:
+    """WanError where an interrupted training stood on another base."""
+    if (folder / "checkpoint.safetensors").exists():
+        kept = averaged(folder)
+        base = {name: tensor for name, tensor in model.state_dict().items() if "vace" not in name}
+        if any(not same(tensor.cpu(), kept.get(name)) for name, tensor in base.items()):
+            raise WanError(
+                f"{folder} holds VACE blocks of another transformer: delete it to begin anew, or bring back the one it "
+                "was trained with."
+            )
