@@ -121,3 +121,43 @@ def write_small_model(folder: Path, *, kind: str = "Q3_K", seed: int = 0) -> Sma
 
 def _is_matrix(tensor: Tensor) -> bool:
     return tensor.ndim == 2
+
+
+def diffusers_pipeline(pipe):
+    """diffusers' own WanVACEPipeline around the weights of `pipe`: its grid at shift 5, its solver (bh2)."""
+    from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+
+    shape = pipe.transformer.shape
+    transformer = WanVACETransformer3DModel(
+        num_attention_heads=shape.heads,
+        attention_head_dim=128,
+        text_dim=shape.text_dim,
+        ffn_dim=shape.ffn_dim,
+        num_layers=shape.layers,
+        freq_dim=shape.freq_dim,
+        vace_layers=list(shape.vace_layers),
+        vace_in_channels=96,
+        rope_max_seq_len=64,
+    )
+    transformer.load_state_dict(pipe.transformer.state_dict(), strict=True)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+    )
+    made = WanVACEPipeline(
+        tokenizer=None, text_encoder=None, vae=pipe.vae.model, scheduler=scheduler, transformer=transformer
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def interrupt_at_second_call(pipe, monkeypatch):
+    """Let the transformer answer once, then be stopped as by Ctrl-C."""
+    asked, forward = [], pipe.transformer.forward
+
+    def stopping(*inputs, **named):
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return forward(*inputs, **named)
+
+    monkeypatch.setattr(pipe.transformer, "forward", stopping)

@@ -3,7 +3,14 @@
 import full_size
 import pytest
 import torch
-from small import TEXT_TO_VIDEO, packed, small_text_encoder_state, small_transformer_state, write_small_model
+from small import (
+    TEXT_TO_VIDEO,
+    interrupt_at_second_call,
+    packed,
+    small_text_encoder_state,
+    small_transformer_state,
+    write_small_model,
+)
 
 from wan_tutorial import cli
 from wan_tutorial.errors import WanError
@@ -551,15 +558,7 @@ def test_a_text_encoder_lora_and_a_stranger_in_the_pipeline(pipe, lora_file, tmp
 
 def test_a_kept_run_knows_its_loras(pipe, lora_file, tmp_path, monkeypatch):
     whole = generate(pipe, loras=[(lora_file, 0.5)], steps=3)
-    asked, forward = [], pipe.transformer.forward
-
-    def stopping(*inputs, **named):
-        asked.append(1)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return forward(*inputs, **named)
-
-    monkeypatch.setattr(pipe.transformer, "forward", stopping)
+    interrupt_at_second_call(pipe, monkeypatch)
     options = {"steps": 3, "keep": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
         generate(pipe, loras=[(lora_file, 0.5)], **options)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small import packed, small_transformer_state, write_small_model
+from small import diffusers_pipeline, packed, small_transformer_state, write_small_model
 
 from wan_tutorial import pipeline as module
 from wan_tutorial.errors import WanError
@@ -200,31 +200,10 @@ def test_a_gpu_that_is_too_small_is_said_in_a_sentence(files, pipe, monkeypatch)
 
 def test_latents_agree_with_diffusers_pipeline(files, tmp_path):
     """Same weights, seed, grid with its truncated timesteps, and solver (bh2): diffusers' own WanVACEPipeline."""
-    from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
-
     dense = tmp_path / "dense.gguf"
     write_gguf(dense, small_transformer_state())
     pipe = load("mini", **files | {"transformer": dense}, device="cpu")
-    shape = pipe.transformer.shape
-    reference = WanVACETransformer3DModel(
-        num_attention_heads=shape.heads,
-        attention_head_dim=128,
-        text_dim=shape.text_dim,
-        ffn_dim=shape.ffn_dim,
-        num_layers=shape.layers,
-        freq_dim=shape.freq_dim,
-        vace_layers=list(shape.vace_layers),
-        vace_in_channels=96,
-        rope_max_seq_len=64,
-    )
-    reference.load_state_dict(pipe.transformer.state_dict(), strict=True)
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
-    )
-    theirs = WanVACEPipeline(
-        tokenizer=None, text_encoder=None, vae=pipe.vae.model, scheduler=scheduler, transformer=reference
-    )
-    theirs.set_progress_bar_config(disable=True)
+    theirs = diffusers_pipeline(pipe)
     text, noise = pipe.encode_text(PROMPT, "blurry"), pipe.draw_noise(SMALL, seed=11)
     expected = theirs(
         prompt_embeds=text.positive[None],

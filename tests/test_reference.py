@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+from diffusers import WanVACEPipeline
 from PIL import Image
-from small import small_transformer_state, write_small_model
+from small import diffusers_pipeline, interrupt_at_second_call, small_transformer_state, write_small_model
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.files import write_gguf
@@ -35,27 +35,7 @@ def pipe(tmp_path_factory) -> Pipeline:
 @pytest.fixture(scope="module")
 def theirs(pipe) -> WanVACEPipeline:
     """diffusers' pipeline around the same weights."""
-    shape = pipe.transformer.shape
-    transformer = WanVACETransformer3DModel(
-        num_attention_heads=shape.heads,
-        attention_head_dim=128,
-        text_dim=shape.text_dim,
-        ffn_dim=shape.ffn_dim,
-        num_layers=shape.layers,
-        freq_dim=shape.freq_dim,
-        vace_layers=list(shape.vace_layers),
-        vace_in_channels=96,
-        rope_max_seq_len=64,
-    )
-    transformer.load_state_dict(pipe.transformer.state_dict(), strict=True)
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
-    )
-    made = WanVACEPipeline(
-        tokenizer=None, text_encoder=None, vae=pipe.vae.model, scheduler=scheduler, transformer=transformer
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
+    return diffusers_pipeline(pipe)
 
 
 def picture(width: int, height: int, seed: int = 0, channels: int = 3) -> Image.Image:
@@ -312,15 +292,7 @@ def test_a_start_video_goes_with_a_reference(pipe):
 
 def test_an_interrupted_run_knows_its_reference(pipe, tmp_path, monkeypatch):
     whole = generate(pipe, reference=picture(60, 40))
-    forward, asked = pipe.transformer.forward, []
-
-    def stopping(*inputs, **named):
-        asked.append(1)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return forward(*inputs, **named)
-
-    monkeypatch.setattr(pipe.transformer, "forward", stopping)
+    interrupt_at_second_call(pipe, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         generate(pipe, reference=picture(60, 40), keep=tmp_path / "run")
     for other in (
