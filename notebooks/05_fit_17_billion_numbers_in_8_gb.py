@@ -485,7 +485,7 @@ print(f"{numbers:,} numbers, of which {in_blocks / numbers:.1%} are packed")
 
 # %% [markdown]
 # There is the title of this lesson: in Q3_K_S, 17 billion numbers take less than 8 GB. **Does that mean that the model runs on
-# a card of 8 GB?** The weights are not all. At the fullest moment of a block there stand ten tensors of float32 and four of
+# a card of 8 GB?** The weights are not all. At the fullest moment of a block there stand eight tensors of float32 and one of
 # half precision, each with a number for every token and channel. Sum it up: packed weights plus these tensors, in bytes.
 
 
@@ -503,7 +503,7 @@ memory_sum = check_memory_sum(memory_sum)
 #
 # ```python
 # def memory_sum(weights, bits, tokens, dim):
-#     return weights * bits / 8 + tokens * dim * (10 * 4 + 4 * 2)
+#     return weights * bits / 8 + tokens * dim * (8 * 4 + 2)
 # ```
 #
 # </details>
@@ -532,7 +532,8 @@ CARD = "T4"  # or "8GB", "12GB", "16GB", "24GB", "L4", "A100"
 run = Run(wan.VideoSize(832, 480, 33), 4, 1.0)
 names = {"Q3_K_S": "q3", "Q4_K_S": "q4_k_s", "Q5_K_S": "q5_k_s", "Q6_K": "q6_k", "Q8_0": "q8_0", "F16": "f16"}
 plans = {
-    kind: plan_run(find_model(f"wan2.1-vace-14b-{name}"), CARDS[CARD], run) for kind, name in names.items()
+    kind: plan_run(find_model(f"wan2.1-vace-14b-{name}"), CARDS[CARD], run, offload=False)
+    for kind, name in names.items()
 }
 show_figure(plot_memory(plans, title=f"{run.size}, {run.tokens:,} tokens"))
 
@@ -548,9 +549,9 @@ heavy = {name: entry for name, entry in MODELS.items() if not entry.light}
 panel = explore_memory(cards, heavy, model="wan2.1-vace-14b-q3", card="T4")
 
 # %% [markdown]
-# **Try** to fit the model on 8GB. Fewer frames, fewer pixels, another model? What the bars cannot show is *offloading*: programs
-# such as ComfyUI keep part of the weights in the computer's own memory and fetch them when their block comes, which takes
-# time at every step.
+# **Try** to fit the model on 8GB. Fewer frames, fewer pixels, another model? Then tick *blocks may rest in RAM*. This is
+# *offloading*: the blocks stay in the computer's own memory and come to the card one after another, two at a time, the next
+# while one computes. The bars above are without it; the kit does it where a run would not fit otherwise, and its plan says so.
 #
 # ## Break it
 #

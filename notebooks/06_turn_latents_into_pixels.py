@@ -518,4 +518,4 @@ show_costs(meter.stages, pipe)
 #
 # </details>
 #
-# **Next:** [11 · Build a scale model](11_build_a_scale_model.ipynb) trains such a VAE while you watch.
+# **Next:** [07 · Steer with a LoRA](07_steer_with_a_lora.ipynb). Lesson [11](11_build_a_scale_model.ipynb) trains such a VAE while you watch.

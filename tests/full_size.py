@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from wan_tutorial.machine.weights import bundled_folder
-from wan_tutorial.quantization import BLOCK_TYPES, FP8, packed_bytes, quantize
+from wan_tutorial.quantization import BLOCK_TYPES, FP8, QuantizedTensor, packed_bytes, quantize
 
 TABLE = Path(__file__).parent / "fixtures" / "full_size.tsv"
 _NUMPY = {"F32": np.float32, "F16": np.float16}
@@ -159,6 +160,27 @@ def _spiece() -> bytes:
 def _own_tokenizer(row: Row) -> Row:
     """The scale model's SentencePiece model stands in for UMT5's, which is not ours to ship."""
     return Row(row.type, (len(_spiece()),), row.name) if row.name == "spiece_model" else row
+
+
+def compute_on_meta(monkeypatch) -> None:
+    """Let a float32 model look at shapes alone: torch's autocast knows no device "meta", where nothing is computed."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+
+
+def stand_in_tensors(rows: list[Row]) -> dict[str, torch.Tensor | QuantizedTensor]:
+    """Some of the transformer's tensors in memory, with the contents that the file has."""
+    made: dict[str, torch.Tensor | QuantizedTensor] = {}
+    for row in rows:
+        raw = torch.from_numpy(
+            np.resize(np.frombuffer(_tile(row.type, _content(row)), dtype=np.uint8), row.bytes)
+        )
+        packed = row.type not in _NUMPY
+        dtype = torch.float16 if row.type == "F16" else torch.float32
+        made[row.name] = (
+            QuantizedTensor(raw, row.type, row.shape) if packed else raw.view(dtype).view(row.shape)
+        )
+    return made
 
 
 # -------------------------------------------------------------------------------------------------- measuring

@@ -118,7 +118,8 @@ def test_pictures_have_words_and_fit_the_page(tmp_path, raw):
     costs = {"error": {"Q3_K": 0.15, "Q8_0": 0.005}, "loss": {"Q3_K": 0.1, "Q8_0": 0.09}}
     run = Run(VideoSize(480, 480, 33), 4, 1.0)
     plans = {
-        name: plan_run(find_model(f"wan2.1-vace-14b-{name}"), CARDS["T4"], run) for name in ("q3", "f16")
+        name: plan_run(find_model(f"wan2.1-vace-14b-{name}"), CARDS["T4"], run, offload=False)
+        for name in ("q3", "f16")
     }
     figures = [
         bits.plot_files({"small": read_header(path)}),

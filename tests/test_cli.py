@@ -52,7 +52,7 @@ def test_generate_writes_a_video_and_a_strip_and_says_what_it_took(command, caps
     out, err = capsys.readouterr()
     for words in (
         "wrote     runs/fire.mp4",
-        "seed 7, 2 steps, guidance 6, shift 8, uni_pc, simple",
+        "seed 7, 2 steps, guidance 4, shift 8, uni_pc, simple",
         "32x32, 5 frames",
     ):
         assert words in out

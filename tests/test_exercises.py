@@ -12,20 +12,38 @@ from wan_tutorial.exercises import (
     comparing,
     first,
     graphs,
+    lora,
     marking,
     pixels,
     prompts,
+    references,
+    running,
     starts,
     steps,
     training,
 )
 from wan_tutorial.exercises.marking import Exercise, Misconception, agrees, check, mark
 from wan_tutorial.quantization import dequantize_fp8, quantize_fp8
+from wan_tutorial.reference import mask_channels, read_given
 from wan_tutorial.sampling.schedules import shift_time
 from wan_tutorial.sampling.solvers import euler
 from wan_tutorial.sizes import VideoSize
 
-MODULES = (first, prompts, starts, steps, attention, bits, graphs, pixels, training, comparing)
+MODULES = (
+    first,
+    prompts,
+    starts,
+    steps,
+    attention,
+    bits,
+    graphs,
+    pixels,
+    lora,
+    training,
+    references,
+    running,
+    comparing,
+)
 EXERCISES = [exercise for module in MODULES for exercise in module.EXERCISES]
 WRONG = [(exercise, wrong) for exercise in EXERCISES for wrong in exercise.misconceptions]
 
@@ -115,6 +133,20 @@ def test_any_other_wrong_answer_is_told_kindly(answer, told):
     assert verdict.mark == "wrong" and told in verdict.message
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda video, mask: video, "2 tensors in a tuple, not a tensor (5, 8, 12, 3)"),
+        (lambda video, mask: (video,), "2 tensors, not 1"),
+        (lambda video, mask: (video, mask), "a tensor of shape (5, 8, 12, 3), not (5, 8, 12)"),
+        (lambda video, mask: (0.5 * video, video), "part 0 of split_video(a tensor (5, 8, 12, 3)"),
+    ],
+)
+def test_of_two_tensors_the_wrong_one_is_named(answer, told):
+    verdict = mark(references.SPLIT_VIDEO, answer)
+    assert verdict.mark == "wrong" and told in verdict.message
+
+
 def test_an_answer_may_change_its_inputs_in_place():
     def in_place(latent, velocity, sigma, sigma_next):
         return latent.add_(velocity.mul_(sigma_next - sigma))
@@ -163,6 +195,16 @@ def test_an_fp8_byte_is_what_torch_reads():
     expected = dequantize_fp8(weights, scale)
     for byte, value in zip(weights.view(torch.uint8).tolist(), expected.tolist(), strict=True):
         assert prompts.fp8_value(byte, scale.item()) == pytest.approx(value, rel=1e-6)
+
+
+def test_a_context_cut_by_hand_is_the_packages_own():
+    video, mask = torch.rand(5, 16, 32, 3) * 2 - 1, (torch.rand(5, 16, 32) > 0.5).float()
+    given = read_given(VideoSize(32, 16, 5), video=video, mask=mask)
+    for mine, own in zip(references.split_video(video, mask), (given.inactive, given.reactive), strict=True):
+        torch.testing.assert_close(mine, own)
+    own_cells = mask_channels(mask)[0]
+    assert references.context_shape(32, 16, 5, 0) == (32 + 64, *own_cells.shape[1:])
+    assert torch.equal(torch.stack([references.mask_cells(mask[i]) for i in (1, 3)], dim=1), own_cells)
 
 
 def test_cosine_is_torchs():

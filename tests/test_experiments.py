@@ -50,7 +50,7 @@ def made(pipe, tmp_path_factory):
 
 def test_settings_fill_in_the_models_own_and_check_themselves():
     own = RunSettings("a fire")
-    assert (own.size, own.steps, own.guidance) == (VideoSize(96, 96, 13), 20, 6.0)
+    assert (own.size, own.steps, own.guidance) == (VideoSize(96, 96, 13), 20, 4.0)
     assert (own.sampler, own.shift) == ("uni_pc", 8.0)
     assert RunSettings("a fire", model="wan2.1-vace-14b-q3").size == VideoSize(832, 480, 81)
     for wrong, told in (

@@ -5,9 +5,23 @@ from math import prod
 
 import pytest
 import torch
-from full_size import PeakAnonymous, Row, safetensors_header, safetensors_order, table, write_stand_in
+from full_size import (
+    PeakAnonymous,
+    Row,
+    compute_on_meta,
+    safetensors_header,
+    safetensors_order,
+    stand_in_tensors,
+    table,
+    write_stand_in,
+)
 
+from wan_tutorial.errors import WanError
 from wan_tutorial.files import inspect_file, read_tensors
+from wan_tutorial.lora import Change, Lora
+from wan_tutorial.quantization import QuantizedLinear, packed_linears
+from wan_tutorial.reference import encode_context, read_given
+from wan_tutorial.sizes import VideoSize
 from wan_tutorial.text import load_text_encoder
 from wan_tutorial.transformer import build_transformer
 from wan_tutorial.vae import load_vae
@@ -54,6 +68,76 @@ def test_text_encoder_and_vae_of_the_real_layout_find_their_places(tmp_path):
     assert len(file.tensors) == 194 and "base dim 96" in file.description
 
 
+def causvid(shapes: dict[str, tuple[int, ...]]) -> Lora:
+    """The whole key set of the first CausVid file, as numbers that take no memory: low-rank updates of every linear layer of
+    the main blocks and around them, whole differences of every norm, bias and of the patches."""
+    changes, keys = {}, {}
+    for name, shape in shapes.items():
+        layer, _, own = name.rpartition(".")
+        if own != "weight" or layer.startswith("vace_"):
+            continue
+        bias = torch.zeros(1).expand(shape[0]) if f"{layer}.bias" in shapes else None
+        if len(shape) == 2:
+            down, up = torch.zeros(1).expand(32, shape[1]), torch.zeros(1).expand(shape[0], 32)
+            changes[layer] = Change(down=down, up=up, bias=bias)
+        else:
+            changes[layer] = Change(weight=torch.zeros(1).expand(shape), bias=bias)
+        keys[layer] = tuple(f"diffusion_model.{layer}.{part}" for part in changes[layer].tensors())
+    return Lora("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", changes, keys)
+
+
+class CountingVae:
+    """A VAE by its shapes alone; remembers how many frames it was asked to encode."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def encode(self, video: torch.Tensor, *, tiled: bool = False) -> torch.Tensor:
+        _, _, frames, height, width = video.shape
+        self.asked.append(frames)
+        return torch.zeros(1, 16, (frames + 3) // 4, height // 8, width // 8)
+
+
+def test_lora_reference_and_visiting_blocks_at_full_size(tmp_path, monkeypatch):
+    """The 14B layout at 832x480x33 with CausVid and a reference: blocks rest in the file, and compute on "meta"."""
+    path = write_stand_in("transformer", tmp_path / FILES["transformer"], sparse=True)
+    tensors = read_tensors(path).require("transformer").tensors
+    model = build_transformer(tensors, device="meta", blocks_in_ram=True)
+    homes = {name.split(".")[0]: tensor.device.type for name, tensor in model.state_dict().items()}
+    assert homes.pop("blocks") == homes.pop("vace_blocks") == "cpu" and set(homes.values()) == {"meta"}
+
+    lora = causvid({row.name: row.shape for row in table("transformer")})
+    applied = lora.apply_to(model, 0.3)
+    assert set(applied.fit.used) == {key for keys in lora.keys.values() for key in keys}
+    assert len(applied.fit.used) == 40 * (10 * 3 + 6) + 6 * 3 + 2 and not applied.fit.unused
+    assert all(layer.widened is None for layer in packed_linears(model))  # the weights stay packed
+    assert model.blocks[7].attn1.to_q.updates and not model.vace_blocks[0].attn1.to_q.updates
+
+    size, vae = VideoSize(832, 480, 33), CountingVae()
+    picture = torch.zeros(480, 832, 3)
+    context = encode_context(vae, read_given(size, reference=picture))
+    assert vae.asked == [33, 1]  # the grey clip once, the reference once
+    assert context.tensor.shape == (1, 96, 10, 60, 104)
+    noise = torch.empty(1, 16, 10, 60, 104, device="meta")
+    shapes = []
+
+    def unpacked(layer: QuantizedLinear, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        shapes.append(layer.raw.device.type)
+        return torch.empty(layer.out_features, layer.in_features, dtype=dtype, device=layer.raw.device)
+
+    monkeypatch.setattr(QuantizedLinear, "dequantize", unpacked)
+    compute_on_meta(monkeypatch)
+    with torch.no_grad():
+        velocity = model(
+            noise,
+            torch.empty(1, device="meta"),
+            torch.empty(1, 512, 4096, device="meta"),
+            vace_context=context.tensor.to("meta"),
+        )
+    assert velocity.shape == noise.shape and context.trim(velocity).shape == (1, 16, 9, 60, 104)
+    assert shapes == ["meta"] * 489  # each packed matrix came to the device, once
+
+
 def test_a_row_counts_its_bytes():
     assert Row("Q3_K", (2, 256), "x").bytes == 220 and Row("F32", (), "x").bytes == 4
 
@@ -88,6 +172,34 @@ def test_the_whole_transformer_loads_without_a_second_copy_and_looks_once(tmp_pa
         )
     assert velocity.shape == (1, 16, 1, 8, 8) and velocity.isfinite().all()
     assert loading.peak - loading.after < 1.5 * GIGABYTE
+
+
+@pytest.mark.full
+def test_float16_at_full_width_survives_outliers_and_names_what_it_cannot():
+    """One main and one VACE block of the real width, with channels far beyond 65504 in the residual stream."""
+    rows = [row for row in table("transformer") if "blocks." not in row.name or "blocks.0." in row.name]
+    state = stand_in_tensors(rows)
+    state["patch_embedding.bias"] = state["patch_embedding.bias"].clone()
+    state["patch_embedding.bias"][[3, 1000, 5000]] = torch.tensor([3e5, -2e5, 9e4])
+    generator = torch.Generator().manual_seed(0)
+    inputs = (
+        torch.randn(1, 16, 1, 8, 8, generator=generator),
+        torch.tensor([900.0]),
+        torch.randn(1, 12, 4096, generator=generator),
+    )
+    context = torch.randn(1, 96, 1, 8, 8, generator=generator)
+    answers = {}
+    for dtype in (torch.float32, torch.float16):
+        with torch.no_grad():
+            answers[dtype] = build_transformer(state, compute_dtype=dtype)(*inputs, vace_context=context)
+    exact, half = answers.values()
+    assert half.isfinite().all() and (half - exact).norm() / exact.norm() < 0.01
+    state["text_embedding.2.bias"] = torch.full((5120,), 1e6)
+    with (
+        torch.no_grad(),
+        pytest.raises(WanError, match="^text_embedding.2 gives numbers that float16 cannot hold"),
+    ):
+        build_transformer(state, compute_dtype=torch.float16)(*inputs, vace_context=context)
 
 
 @pytest.mark.full

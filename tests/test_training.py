@@ -26,6 +26,7 @@ from wan_tutorial.mini.train_text import (
 from wan_tutorial.mini.train_transformer import draw_times, flow_matching_loss
 from wan_tutorial.mini.train_vae import draw_crops, edge_energy, grow_into_time
 from wan_tutorial.mini.world import draw_scene
+from wan_tutorial.quantization import QuantizedTensor
 from wan_tutorial.text import EOS, PAD, TextShape, Tokenizer, new_text_encoder
 from wan_tutorial.transformer import new_transformer
 from wan_tutorial.vae import Vae, VaeShape, decode_full_length, encode_full_length, new_autoencoder
@@ -211,3 +212,59 @@ def test_training_can_go_on_from_the_shipped_files(tmp_path):
     vae = new_autoencoder(train_vae.SHAPE)
     vae.load_state_dict(averaged(tmp_path / "vae_videos"))
     assert (tmp_path / "vae_videos" / "used.txt").read_text() == "0 0"
+
+
+def test_a_pool_knows_where_its_subjects_are(tmp_path):
+    pool = VideoPool(tmp_path, 6, frames=5, height=96, width=96)
+    covered = pool.subjects()
+    assert covered.shape == (6, 2, 12, 12) and covered.dtype == np.uint8
+    for index, share in enumerate(covered.reshape(6, -1).mean(1) / 255):
+        bare = pool.scene(index).subject == "campfire"
+        assert share == 0 if bare else 0.005 < share < 0.3
+    before = covered.copy()
+    pool.path.with_suffix(".subject.u8").write_bytes(before.tobytes()[:1000])  # cut short: made whole again
+    assert (pool.subjects() == before).all()
+
+
+def test_visibility_is_how_a_decoder_answers():
+    mix_channels = torch.randn(3, 16)
+
+    class Linear:
+        def decode(self, latent):
+            return torch.einsum("oc,bcfhw->bofhw", mix_channels, latent)
+
+    root = train_transformer.visibility(Linear(), torch.randn(2, 16, 2, 3, 3))
+    metric = mix_channels.T @ mix_channels
+    wanted = 0.5 * metric / metric.diag().mean() + 0.5 * torch.eye(16)
+    assert torch.allclose(root.T @ root, wanted, atol=1e-4)
+    clean = torch.randn(2, 16, 2, 3, 3)
+    torch.manual_seed(0)
+    losses = flow_matching_loss(
+        lambda x, time, text: torch.zeros_like(x),
+        clean,
+        None,
+        torch.ones(2),
+        root,
+        torch.full((2, 2, 3, 3), 3.0),
+    )
+    torch.manual_seed(0)
+    velocity = torch.randn_like(clean) - clean
+    squared = torch.einsum("bcfhw,cd,bdfhw->bfhw", velocity, wanted, velocity) / 16
+    assert torch.allclose(losses, 3 * squared.mean((1, 2, 3)), rtol=1e-4)
+
+
+def test_rounding_is_felt_in_the_step_and_gone_after_it():
+    matrix = nn.Parameter(torch.randn(4, 256))
+    exact = matrix.detach().clone()
+    rounding = train_transformer.Rounding([matrix])
+    rounding.dice.random = lambda: 0.0
+    with rounding(3, 0.5):
+        assert torch.equal(matrix, exact), "not yet"
+    with rounding(4, 0.9):
+        rounded = QuantizedTensor.from_weights(exact, "Q3_K").dequantize()
+        assert torch.allclose(matrix, rounded, atol=1e-6) and not torch.equal(matrix, exact)
+        (matrix * 2).sum().backward()
+    assert torch.allclose(matrix, exact, atol=1e-6) and (matrix.grad == 2).all()
+    rounding.dice.random = lambda: 0.99
+    with rounding(5, 0.9):
+        assert torch.allclose(matrix, exact, atol=1e-6), "not in every step"

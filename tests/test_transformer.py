@@ -1,17 +1,24 @@
 """The transformer: names, shapes, our forward beside diffusers', packed weights, precision, training, errors."""
 
+import weakref
 from operator import attrgetter
 
 import pytest
 import torch
 from diffusers import WanVACETransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from full_size import compute_on_meta
 from small import TEXT_TO_VIDEO, TRANSFORMER, packed, small_transformer_state
 
+from wan_tutorial import transformer
 from wan_tutorial.errors import WanError
+from wan_tutorial.files import read_tensors
+from wan_tutorial.lora import Change, Lora
+from wan_tutorial.machine.weights import MINI, find_files
 from wan_tutorial.quantization import QuantizedLinear, QuantizedTensor, packed_linears
 from wan_tutorial.transformer import (
     FLOAT32_PARTS,
+    BlocksInRam,
     TransformerShape,
     WanTransformer,
     build_transformer,
@@ -238,6 +245,9 @@ def test_wrong_files_are_explained(state):
         WanError, match=r"expects blocks.0.ffn.0.bias of shape \(512,\), but this file has \(5,\)"
     ):
         build_transformer(state | {"blocks.0.ffn.0.bias": torch.zeros(5)})
+    for lost in ("patch_embedding.weight", "vace_patch_embedding.weight"):
+        with pytest.raises(WanError, match=f"has lost {lost}: some converters .* five dimensions"):
+            build_transformer({name: tensor for name, tensor in state.items() if name != lost})
     with pytest.raises(WanError, match="image-to-video"):
         build_transformer(state | {"img_emb.proj.0.weight": torch.zeros(1)})
 
@@ -254,6 +264,77 @@ def test_wrong_inputs_are_explained(model, inputs, context):
         TransformerShape(dim=200)
     with pytest.raises(WanError, match="3 does not divide 8"):
         TransformerShape(dim=256, layers=8, vace_blocks=3)
+
+
+# ------------------------------------------------------------------------------------------ where memory is short
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_that_visit_give_the_same_to_the_bit_and_are_two_at_most(
+    state, inputs, context, monkeypatch, dtype
+):
+    file = packed(state)
+    alive, most, copies = set(), [], BlocksInRam._copies
+
+    def counted(self, block):
+        here = copies(self, block)
+        alive.add(id(block))
+        weakref.finalize(next(iter(here.values())), alive.discard, id(block))
+        most.append(len(alive))
+        return here
+
+    monkeypatch.setattr(BlocksInRam, "_copies", counted)
+    resting = build_transformer(file, compute_dtype=dtype)
+    visiting = build_transformer(file, compute_dtype=dtype, blocks_in_ram=True)
+    lora = Lora("some", {"blocks.1.ffn.0": Change(weight=torch.randn(512, 256), bias=torch.randn(512)),
+                         "blocks.2.norm3": Change(weight=torch.randn(256))})  # fmt: skip
+    with torch.no_grad():
+        for given in (context, None):
+            assert torch.equal(visiting(*inputs, vace_context=given), resting(*inputs, vace_context=given))
+        before = resting(*inputs)
+        for model in (resting, visiting):
+            lora.apply_to(model, 0.5)
+        assert torch.equal(visiting(*inputs), resting(*inputs)) and relative(resting(*inputs), before) > 1e-3
+    assert len(most) == 6 + 4 + 4 and most[0] == 1 and set(most[1:]) == {2}
+
+
+def test_every_tensor_of_a_visiting_block_comes_to_the_device(state, inputs, context, monkeypatch):
+    """Were one left behind, its product with tensors on another device would fail."""
+    compute_on_meta(monkeypatch)
+    model = build_transformer(packed(state), device="meta", blocks_in_ram=True)
+    with torch.no_grad():
+        velocity = model(*(each.to("meta") for each in inputs), vace_context=context.to("meta"))
+    assert velocity.device.type == "meta" and velocity.shape == inputs[0].shape
+    assert {tensor.device.type for tensor in model.blocks.state_dict().values()} == {"cpu"}
+
+
+def test_a_stop_inside_a_visiting_block_leaves_the_model_whole(state, inputs, monkeypatch):
+    model = build_transformer(state, blocks_in_ram=True)
+    with torch.no_grad():
+        before = model(*inputs)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(
+                model.blocks[2].ffn, "forward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+            )
+            model(*inputs)
+        assert torch.equal(model(*inputs), before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict_wan_names().items())
+
+
+def test_a_feed_forward_in_parts_is_the_whole_one(model, inputs, context, monkeypatch):
+    with torch.no_grad():
+        whole = model(*inputs, vace_context=context)
+        monkeypatch.setattr(transformer, "FEW_TOKENS", 10)
+        monkeypatch.setattr(transformer, "feed_forward_parts", lambda *_: 5)
+        asked = []
+        hook = (
+            model.blocks[0]
+            .ffn.net[2]
+            .register_forward_hook(lambda _layer, x, _y: asked.append(x[0].shape[1]))
+        )
+        parts = model(*inputs, vace_context=context)
+        hook.remove()
+    assert asked == [8, 8, 8, 8, 4] and relative(parts, whole) < 1e-6
 
 
 # ------------------------------------------------------------------------------------------------ half precision
@@ -297,6 +378,19 @@ def test_float16_that_overflows_names_the_layer(planted, named):
         look(model)
     assert model.compute_dtype == torch.float16
     assert not any(layer._forward_hooks for layer in model.modules())
+
+
+@pytest.mark.parametrize("dtype, limit", [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
+def test_the_scale_model_survives_outliers_in_half_precision(dtype, limit):
+    """The shipped weights with a channel planted beyond 65504, its hints included."""
+    state = dict(read_tensors(find_files(MINI)["transformer"]).tensors)
+    for name, channel, size in (("patch_embedding.bias", 3, 3e5), ("vace_patch_embedding.bias", 40, -1e5)):
+        state[name] = state[name].clone()
+        state[name][channel] = size
+    with torch.no_grad():
+        exact = look(build_transformer(state))
+        half = look(build_transformer(state, compute_dtype=dtype))
+    assert half.isfinite().all() and relative(half, exact) < limit
 
 
 def test_what_stays_float32_is_as_named():

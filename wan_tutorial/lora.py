@@ -441,7 +441,7 @@ class _Update:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)"""
-        part = {name: tensor.to(x.dtype) for name, tensor in self.parts.items()}
+        part = {name: tensor.to(x) for name, tensor in self.parts.items()}  # to where the layer visits
         y: Tensor | float = 0.0
         if "down" in part:
             y = F.linear(F.linear(x, part["down"].flatten(1)), part["up"].flatten(1)) * self.scale

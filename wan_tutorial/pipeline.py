@@ -29,6 +29,7 @@ from wan_tutorial.machine.hardware import (
     Placement,
     StageMeter,
     StageUse,
+    must_offload,
     must_tile,
     place_model,
     plan_here,
@@ -95,7 +96,7 @@ class Result:
 
 
 def load(
-    model: str = "mini",
+    model: str | ModelEntry = "mini",
     *,
     transformer: str | Path | None = None,
     text_encoder: str | Path | None = None,
@@ -108,13 +109,13 @@ def load(
 ) -> Pipeline:
     """Find a model's files, read them and build the pipeline; `wan.load("mini")` is the scale model.
 
-    `model` names an entry of the catalogue, whose settings hold; a path takes the place of one of its files; `folder`
+    `model` names an entry of the catalogue, or is one; its settings hold; a path takes the place of one of its files; `folder`
     is where downloaded models are, if not where `wan-tutorial download` puts them (ComfyUI's models/ will do). Device,
     number format and the memory for widened weights are chosen for this machine where they are not given:
     `pipe.placement` says what was chosen and why. Raises WanError for a file that is missing, damaged or of another
     model.
     """
-    entry = find_model(model)
+    entry = model if isinstance(model, ModelEntry) else find_model(model)
     files = find_files(
         entry, {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}, folder=folder
     )
@@ -136,6 +137,7 @@ class Pipeline:
     def __init__(self, entry: ModelEntry, files: Mapping[str, Path], placement: Placement) -> None:
         self.entry, self.files, self.placement = entry, dict(files), placement
         self.meter = StageMeter(placement.device)  # what loading took
+        self.blocks_in_ram = False  # where the transformer's blocks rest
         self._parts: dict[str, Any] = {}
 
     @cached_property
@@ -189,6 +191,7 @@ class Pipeline:
                 compute_dtype=place.dtype,
                 widen_budget_bytes=place.widen_budget_bytes,
                 device=place.device,
+                blocks_in_ram=self.blocks_in_ram,
             )
         if role == "text_encoder":
             from wan_tutorial.text import load_text_encoder
@@ -249,6 +252,7 @@ class Pipeline:
         check_strength(vace_strength)
         worn = self.rack.read(loras)
         device = self.placement.device
+        self._place_blocks(noise, settings, bool(worn))
         context = None if vace_context is None else vace_context.to(device)
 
         def model(latent: Tensor, timestep: Tensor, words: Tensor) -> Tensor:
@@ -266,6 +270,15 @@ class Pipeline:
         answer = velocity_of if keep is None else RememberedVelocity(velocity_of, keep)
         start = None if start is None else start.to(device)
         return self._taking_off(sampling.denoise(answer, noise.to(device), settings=settings, start=start))
+
+    def _place_blocks(self, noise: Tensor, settings: SamplingSettings, lora: bool) -> None:
+        """Where the transformer's blocks rest during this run; it is read anew where that changes."""
+        _, _, frames, height, width = noise.shape
+        run = Run(VideoSize(8 * width, 8 * height, 4 * frames - 3), settings.steps, settings.guidance, lora)
+        in_ram = must_offload(self.entry, run, self.placement.device)
+        if in_ram != self.blocks_in_ram:
+            self.free("transformer")
+            self.blocks_in_ram = in_ram
 
     def _taking_off(self, steps: Iterator[Step]) -> Iterator[Step]:
         """The steps; however they end, no LoRA is left on the transformer."""
@@ -289,7 +302,8 @@ class Pipeline:
 
     def encode_context(self, given: Given) -> VaceContext:
         """What is given, in pixels, to what the VACE blocks look at; its `tensor` goes to `denoise`."""
-        return encode_context(self.vae, given)
+        tiled = must_tile(self.entry, given.size, self.vae.dtype, read_machine())
+        return encode_context(self.vae, given, tiled=tiled)
 
     def empty_context(self, size: VideoSize | None = None) -> Tensor:
         """What official Wan and diffusers tell a VACE model where nothing is given: (1, 96, F, H, W).
@@ -339,6 +353,11 @@ class Pipeline:
         pictures = {"reference": reference, "first_frame": first_frame, "mask": mask, "video": video}
         shown = any(picture is not None for picture in pictures.values())
         given = read_given(size, **pictures, fit=fit) if shown else None
+        if given and "vace_patch_embedding.weight" not in read_header(self.files["transformer"]).shapes:
+            raise WanError(
+                f"{self.files['transformer'].name} has no VACE blocks (plain T2V), so it takes no reference, first frame or "
+                "video; choose a VACE file."
+            )
         check_strength(vace_strength)
         worn = self.rack.read(loras)
         notices = (*self.notices(prompt, negative, size), *(given.notices if given else ()))

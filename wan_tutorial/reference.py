@@ -302,23 +302,23 @@ class VaceContext:
         return latent[:, :, self.extra_frames :]
 
 
-def encode_context(vae: Vae, given: Given) -> VaceContext:
+def encode_context(vae: Vae, given: Given, *, tiled: bool = False) -> VaceContext:
     """Pixels to what the VACE blocks look at.
 
     Where nothing is given, or nothing but references, what stays and what is painted over are one grey clip, which is
     encoded once; official Wan, diffusers and ComfyUI do it twice. Several references keep their order, as in the
-    official code (diffusers reverses it).
+    official code (diffusers reverses it). `tiled`: for pictures too large for the memory.
     """
     inactive, reactive = given.inactive, given.reactive
-    kept = _encode(vae, inactive)
-    painted = kept if torch.equal(inactive, reactive) else _encode(vae, reactive)
-    pictures = [_encode(vae, picture[None]) for picture in given.references]
+    kept = _encode(vae, inactive, tiled)
+    painted = kept if torch.equal(inactive, reactive) else _encode(vae, reactive, tiled)
+    pictures = [_encode(vae, picture[None], tiled) for picture in given.references]
     references = torch.cat(pictures, dim=2) if pictures else kept[:, :, :0]
     return VaceContext(references, kept, painted, mask_channels(given.mask).to(kept))
 
 
-def _encode(vae: Vae, frames: Tensor) -> Tensor:
-    return vae.encode(frames.permute(3, 0, 1, 2)[None])  # (f, h, w, 3) -> (1, 16, F, H, W)
+def _encode(vae: Vae, frames: Tensor, tiled: bool = False) -> Tensor:
+    return vae.encode(frames.permute(3, 0, 1, 2)[None], tiled=tiled)  # (f, h, w, 3) -> (1, 16, F, H, W)
 
 
 def mask_channels(mask: Tensor) -> Tensor:

@@ -60,11 +60,14 @@ def look_inside(
     *,
     spot: Grid = (0, 0, 0),
     blocks: Collection[int] | None = None,
+    vace_context: Tensor | None = None,
+    vace_strength: float = 1.0,
 ) -> Inside:
     """Ask the transformer once, for a latent (1, 16, F, H, W) at noise level sigma and an embedding (L, dim), and
     keep what the attentions of its main blocks, or of some of them, looked at.
 
-    `spot`: the token (frame, row, column) whose own view of the video is kept.
+    `spot`: the token (frame, row, column) whose own view of the video is kept. `vace_context` (1, 96, F, H, W): what is
+    given; the references' frames then come first in every table.
     """
     grid = (latent.shape[2], latent.shape[3] // 2, latent.shape[4] // 2)
     inside = Inside()
@@ -85,7 +88,9 @@ def look_inside(
         inside.frames[block] = torch.stack([frame_table(q, k, grid[0]) for q, k in heads]).cpu()
 
     time = torch.full((1,), 1000 * sigma, device=latent.device)
-    transformer(latent, time, words[None].to(latent.device), taps=tap)
+    given = None if vace_context is None else vace_context.to(latent.device)
+    words = words[None].to(latent.device)
+    transformer(latent, time, words, vace_context=given, vace_strength=vace_strength, taps=tap)
     return inside
 
 

@@ -11,6 +11,7 @@ is read from the shapes of its tensors.
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import (
     WanAttention,
@@ -28,6 +30,7 @@ from diffusers.models.transformers.transformer_wan import (
 )
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformerBlock
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from wan_tutorial.checkpoint import check_tensors
 from wan_tutorial.errors import WanError
@@ -45,6 +48,9 @@ FLOAT32_PARTS = ("patch_embedding", "vace_patch_embedding", "time_embedding", "n
 # as large models have channels beyond 65504 there. Their weights rest in the file's type.
 WIDE_INPUT_PARTS = ("before_proj", "after_proj")
 
+# With so few tokens, activations are small beside the weights: the feed-forward takes them whole.
+FEW_TOKENS = 4096
+
 # The tensors whose shapes tell the shape of the model.
 _TELLING = (
     "head.modulation",
@@ -54,6 +60,9 @@ _TELLING = (
     "text_embedding.0.weight",
     "time_embedding.0.weight",
 )
+
+# The two whose weights have five dimensions.
+_CONVOLUTIONS = ("patch_embedding", "vace_patch_embedding")
 
 Taps = Callable[[str, Tensor, Tensor], None]
 
@@ -95,6 +104,16 @@ class TransformerShape:
     @classmethod
     def of(cls, state: Mapping[str, Tensor | QuantizedTensor]) -> "TransformerShape":
         """Read the shape from the tensors of a file with original Wan names, as ComfyUI's model_detection does."""
+        lost = [
+            f"{name}.weight"
+            for name in _CONVOLUTIONS
+            if f"{name}.bias" in state and f"{name}.weight" not in state
+        ]
+        if lost:
+            raise WanError(
+                f"this file has lost {' and '.join(lost)}: some converters to GGUF set tensors of five dimensions aside and "
+                "do not put them back; choose another conversion of this model."
+            )
         missing = [name for name in _TELLING if name not in state]
         if missing:
             raise WanError(
@@ -187,6 +206,9 @@ class WanTransformer(nn.Module):
                 plain = getattr(block, name, None)
                 if plain is not None:
                     setattr(block, name, WideInputLinear(plain.in_features, plain.out_features))
+        for block in (*self.blocks, *self.vace_blocks):
+            block.ffn.__class__ = FeedForwardInParts  # the very layers, which take many tokens in parts
+        self.blocks_in_ram: BlocksInRam | None = None  # None: they rest where they compute
         self.norm_out = FP32LayerNorm(dim, 1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, shape.out_channels * 4)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
@@ -224,11 +246,12 @@ class WanTransformer(nn.Module):
             x = _tokens(self.patch_embedding, latent)  # (B, T, dim)
             context = None if vace_context is None else _tokens(self.vace_patch_embedding, vace_context)
             embedded: Tensor | None = x if context is not None else None
+            bring = _as_it_is if self.blocks_in_ram is None else self.blocks_in_ram.bring
             for i, block in enumerate(self.blocks):
-                x = block(x, words, modulation, rope)
+                x = bring(block)(x, words, modulation, rope)
                 if context is not None and i in self.shape.vace_layers:
                     n = self.shape.vace_layers.index(i)
-                    hint, context = self.vace_blocks[n](embedded, words, context, modulation, rope)
+                    hint, context = bring(self.vace_blocks[n])(embedded, words, context, modulation, rope)
                     x = x + hint * strengths[n]
                     embedded = hint = None  # only the first VACE block looks at the latent itself
             velocity = self._head(x, time, grid)
@@ -332,6 +355,69 @@ class WideInputLinear(nn.Linear):
             return F.linear(x.float(), self.weight.float(), self.bias.float())
 
 
+class FeedForwardInParts(FeedForward):
+    """The feed-forward of a block, cut into parts of the tokens where whole it would need more memory than attention."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        device, (_, tokens, dim) = hidden_states.device.type, hidden_states.shape
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        ffn_dim = self.net[2].in_features
+        parts = feed_forward_parts(dim, ffn_dim, tokens, dtype.itemsize)  # type: ignore[arg-type]
+        if parts == 1:
+            return super().forward(hidden_states)
+        return torch.cat([FeedForward.forward(self, part) for part in hidden_states.chunk(parts, 1)], 1)
+
+
+def feed_forward_parts(dim: int, ffn_dim: int, tokens: int, bytes_each: int) -> int:
+    """Into how many parts the tokens of a feed-forward are cut, so that it needs no more memory than self-attention.
+
+    It holds what goes into its activation and what comes out, 2 ffn_dim numbers of the compute format for each token;
+    attention a query or key in float32, a copy of it and their product, or five tensors of dim in the compute format.
+    """
+    attention = max(3 * 4, 5 * bytes_each) * dim
+    return max(1, round(2 * ffn_dim * bytes_each / attention)) if tokens > FEW_TOKENS else 1
+
+
+class BlocksInRam:
+    """Blocks that rest in RAM, or in the pages of their file, and come to the device one after another to compute.
+
+    At most two are there at once: a GPU works on one while the next comes, on a stream of its own, as a GPU's work goes
+    on after Python has asked for it. So an evaluation takes longer only where copying takes longer than computing. Pages
+    of a file are not pinned: that would take as much RAM as the file, and the copies are hidden as they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._there: deque[tuple[dict[str, Tensor], Any]] = (
+            deque()
+        )  # copies, and the event that their work is done
+
+    def bring(self, block: nn.Module) -> Callable[..., Any]:
+        """The block, to be called in place of itself before another is brought."""
+        if self._stream is not None and self._there:  # the last one's work has been asked for by now
+            self._there[-1][1].record(torch.cuda.current_stream(self.device))
+        if len(self._there) == 2:
+            if self._stream is not None:
+                self._there[0][1].synchronize()
+            self._there.popleft()
+        here = self._copies(block)
+        self._there.append((here, None if self._stream is None else torch.cuda.Event()))
+        return lambda *inputs: functional_call(block, here, inputs)
+
+    def _copies(self, block: nn.Module) -> dict[str, Tensor]:
+        named = {**dict(block.named_parameters()), **dict(block.named_buffers())}
+        with torch.no_grad(), torch.cuda.stream(self._stream):  # None: does nothing
+            copies = {name: t.to(self.device, non_blocking=True, copy=True) for name, t in named.items()}
+        if self._stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        return copies
+
+
+def _as_it_is(block: nn.Module) -> nn.Module:
+    return block
+
+
 class Attention:
     """Attention as diffusers' blocks call it (their "processor"), with rope in one product and a tap to look in."""
 
@@ -348,16 +434,23 @@ class Attention:
         rotary_emb: Tensor | None = None,
     ) -> Tensor:
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = _heads(attn.norm_q(attn.to_q(hidden_states).float()))  # (B, heads, T, 128)
-        key = _heads(attn.norm_k(attn.to_k(source).float()))  # (B, heads, T or L, 128)
+        exact = self.taps is not None  # who looks in sees float32
+        query = _placed(attn.norm_q, attn.to_q(hidden_states), rotary_emb, exact)  # (B, heads, T, 128)
+        key = _placed(attn.norm_k, attn.to_k(source), rotary_emb, exact)  # (B, heads, T or L, 128)
         value = _heads(attn.to_v(source))
-        if rotary_emb is not None:
-            query, key = _rotate(query, rotary_emb), _rotate(key, rotary_emb)
         if self.taps is not None:
             self.taps(self.name, query, key)
-        query, key = query.to(value.dtype), key.to(value.dtype)
+            query, key = query.to(value.dtype), key.to(value.dtype)
         x = F.scaled_dot_product_attention(query, key, value)
         return attn.to_out[0](x.transpose(1, 2).flatten(2))  # (B, T, dim)
+
+
+def _placed(norm: nn.Module, x: Tensor, table: Tensor | None, exact: bool) -> Tensor:
+    """Norm and turn a query or key in float32; one after the other and narrow again at once, so that one is wide."""
+    dtype = torch.float32 if exact else x.dtype
+    x = x.float()
+    x = _heads(norm(x))
+    return (x if table is None else _rotate(x, table)).to(dtype)
 
 
 def _heads(x: Tensor) -> Tensor:
@@ -406,13 +499,16 @@ def build_transformer(
     compute_dtype: torch.dtype = torch.float32,
     widen_budget_bytes: int | None = None,
     device: torch.device | str = "cpu",
+    blocks_in_ram: bool = False,
 ) -> WanTransformer:
     """Build a frozen transformer from a file's tensors (original Wan names), packed or not.
 
     Tensors are placed one by one, so a `state` that reads from a memory map never stands in RAM twice.
     compute_dtype: of the matrix products; FLOAT32_PARTS names what stays float32 under bfloat16 and float16.
     widen_budget_bytes: so much memory may hold packed weights unpacked; None or 0 unpacks at every call.
+    blocks_in_ram: the blocks rest there and visit the device (see BlocksInRam), where all else stays.
     """
+    device = torch.device(device)
     state = _Stripped(state) if any(name.startswith(PREFIX) for name in state) else state
     with torch.device("meta"):
         model = WanTransformer(TransformerShape.of(state))
@@ -425,7 +521,11 @@ def build_transformer(
         tensor = state[wan]
         if exact and isinstance(tensor, QuantizedTensor):
             tensor = tensor.dequantize()
-        _place(model, name, tensor, torch.float32 if exact else compute_dtype, torch.device(device))
+        resting = blocks_in_ram and name.startswith(("blocks.", "vace_blocks."))
+        home = torch.device("cpu") if resting else device
+        _place(model, name, tensor, torch.float32 if exact else compute_dtype, home)
+    if blocks_in_ram:
+        model.blocks_in_ram = BlocksInRam(device)
     if widen_budget_bytes:
         model.widened = widen_within(model, widen_budget_bytes, dtype=compute_dtype)
     return model.requires_grad_(False).eval()
@@ -484,9 +584,19 @@ def new_transformer(shape: TransformerShape) -> WanTransformer:
 
 
 def start_vace_blocks(model: WanTransformer) -> None:
-    """Begin VACE training where the main blocks stand: each VACE block a copy of its main block, saying nothing yet."""
+    """Begin VACE training where the main blocks stand: each VACE block a copy of its main block, saying nothing yet.
+
+    What is given comes in as a latent does, through a copy of the latent's embedding, so that the copied blocks can read it
+    from the first step. Upstream `before_proj` begins at zero, and the way in has to be found first.
+    """
     for block, i in zip(model.vace_blocks, model.shape.vace_layers, strict=True):
         block.load_state_dict(model.blocks[i].state_dict(), strict=False)
         for name, parameter in block.named_parameters():
             if name.startswith(("proj_in.", "proj_out.")):
-                nn.init.zeros_(parameter)
+                (nn.init.eye_ if name == "proj_in.weight" else nn.init.zeros_)(parameter)
+    if model.shape.vace_blocks:
+        embedding, own = model.vace_patch_embedding, model.patch_embedding
+        for parameter in embedding.parameters():
+            nn.init.zeros_(parameter)
+        with torch.no_grad():
+            embedding.weight[:, : model.shape.in_channels] = own.weight  # what stays: the first channels

@@ -8,6 +8,9 @@
     attention.py   lesson 04: patches, rotary angles, attention
     bits.py        lesson 05: a Q3_K block, bits per weight, an fp8 row, the memory of a step
     pixels.py      lesson 06: decibels, how much is squeezed, which frames change
+    lora.py        lesson 07: the best matrix of low rank, a LoRA's product, its scale, the merge
+    references.py  lesson 08: what stays and what is painted over, the 64 channels of a mask, the context's shape
+    running.py     lesson 09: minutes of the steps, whether a run fits
     comparing.py   lesson 10: when a comparison is fair, how sure a mean is
     training.py    lesson 11: the flow-matching loss, captions left out, averaged weights
     graphs.py      lesson 12: when a node runs, what a workflow's values mean

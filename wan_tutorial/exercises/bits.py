@@ -36,9 +36,9 @@ def fp8_row(weights: Tensor) -> Tensor:
 
 
 def memory_sum(weights: int, bits: float, tokens: int, dim: int) -> float:
-    """Bytes at the fullest moment of a step: packed weights, and ten tensors of float32 and four of half precision, each
+    """Bytes at the fullest moment of a step: packed weights, and eight tensors of float32 and one of half precision, each
     of a number for every token and channel."""
-    return weights * bits / 8 + tokens * dim * (10 * 4 + 4 * 2)
+    return weights * bits / 8 + tokens * dim * (8 * 4 + 2)
 
 
 LAYOUTS = {  # bits of q, weights in a group, bits of a group's scale (and min), weights in a block, its halves
@@ -239,13 +239,13 @@ MEMORY_SUM = Exercise(
     hints=(
         "Two parts: what the weights take, and what the tokens take while a block works on them. Both in bytes.",
         "Weights times bits are bits; eight make a byte. A float32 takes 4 bytes, a half 2: for each token and channel there "
-        "are ten of the first and four of the second.",
-        "weights * bits / 8 + tokens * dim * (10 * 4 + 4 * 2)",
+        "are eight of the first and one of the second.",
+        "weights * bits / 8 + tokens * dim * (8 * 4 + 2)",
     ),
     misconceptions=(
         Misconception(
             "bits taken for bytes",
-            lambda weights, bits, tokens, dim: weights * bits + tokens * dim * 48,
+            lambda weights, bits, tokens, dim: weights * bits + tokens * dim * 34,
             "you add bits to bytes: eight bits are a byte.",
         ),
         Misconception(
@@ -255,12 +255,12 @@ MEMORY_SUM = Exercise(
         ),
         Misconception(
             "all in half precision",
-            lambda weights, bits, tokens, dim: weights * bits / 8 + tokens * dim * 28,
+            lambda weights, bits, tokens, dim: weights * bits / 8 + tokens * dim * 18,
             "you count 2 bytes for every number. The residual stream, the norms and the turned query and key are float32.",
         ),
         Misconception(
             "unpacked",
-            lambda weights, bits, tokens, dim: weights * 2 + tokens * dim * 48,
+            lambda weights, bits, tokens, dim: weights * 2 + tokens * dim * 34,
             "you count all weights unpacked to 16 bits. They stay packed; one matrix at a time is unpacked and thrown away.",
         ),
     ),

@@ -137,7 +137,7 @@ def agrees(expected: Any, given: Any) -> bool:
             return False
         size = max(expected.double().abs().max().item(), 1e-3) if expected.numel() else 1.0
         return bool(((given.double() - expected.double()).abs() <= TOLERANCE * size).all())
-    if isinstance(expected, bool | str):
+    if isinstance(expected, bool | str | None):
         return isinstance(given, type(expected)) and given == expected
     if isinstance(given, Tensor) and given.numel() == 1:
         given = given.item()
@@ -154,13 +154,13 @@ def _wrong_kind(expected: Any, given: Any) -> str | None:
             return f"{wanted}, not {_say(given)}"
         return None if given.shape == expected.shape else f"{wanted}, not {tuple(given.shape)}"
     if isinstance(expected, tuple):
+        things = f"{len(expected)} {'tensors' if isinstance(expected[0], Tensor) else 'numbers'}"
         if not isinstance(given, tuple | list | torch.Size):
-            return f"{len(expected)} numbers in a tuple, not {_say(given)}"
-        return (
-            None
-            if len(given) == len(expected)
-            else f"{len(expected)} numbers, not {len(given)}: {tuple(given)}"
-        )
+            return f"{things} in a tuple, not {_say(given)}"
+        if len(given) != len(expected):
+            return f"{things}, not {len(given)}: {_say(tuple(given))}"
+        tensors = [one for one in zip(expected, given, strict=True) if isinstance(one[0], Tensor)]
+        return next(filter(None, (_wrong_kind(*pair) for pair in tensors)), None)
     if isinstance(expected, bool):
         return None if isinstance(given, bool) else f"True or False, not {_say(given)}"
     number = isinstance(given, int | float) or (isinstance(given, Tensor) and given.numel() == 1)
@@ -169,6 +169,11 @@ def _wrong_kind(expected: Any, given: Any) -> str | None:
 
 def _say_difference(name: str, arguments: tuple[Any, ...], expected: Any, given: Any) -> str:
     call = f"{name}({_say_all(arguments)})"
+    if isinstance(expected, tuple) and isinstance(expected[0], Tensor):
+        number, pair = next(
+            (i, pair) for i, pair in enumerate(zip(expected, given, strict=True)) if not agrees(*pair)
+        )
+        return _say_difference(f"part {number} of {name}", arguments, *pair)
     if isinstance(expected, Tensor) and expected.numel() > 8:
         place = (given.double() - expected.double()).abs().flatten().argmax()
         want, got = expected.flatten()[place].item(), given.flatten()[place].item()
@@ -186,6 +191,8 @@ def _say(value: Any) -> str:
     """A value as a learner would write it, short."""
     if isinstance(value, Tensor):
         return "a tensor " + str(tuple(value.shape)) if value.numel() > 8 else str(_rounded(value.tolist()))
+    if isinstance(value, tuple) and any(isinstance(one, Tensor) for one in value):
+        return f"({', '.join(map(_say, value))})"
     return str(_rounded(value))
 
 

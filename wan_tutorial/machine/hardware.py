@@ -24,6 +24,7 @@ from wan_tutorial.errors import WanError
 from wan_tutorial.machine.plan import (
     CARDS,
     CUDA_CONTEXT,
+    IN_RAM,
     SPARE,
     Card,
     Plan,
@@ -213,6 +214,11 @@ def must_tile(entry: ModelEntry, size: VideoSize, dtype: torch.dtype, machine: M
     """Whether the VAE has to decode in tiles on this machine, as it stands now."""
     free = machine.gpu_memory_free if machine.gpu else machine.memory_free
     return not entry.light and decode_memory(size, dtype.itemsize, False) > free * SPARE
+
+
+def must_offload(entry: ModelEntry, run: Run, device: torch.device) -> bool:
+    """Whether the transformer's blocks have to rest in RAM during a run, as the plan for this machine says."""
+    return device.type == "cuda" and plan_here(entry, run).choice("blocks") == IN_RAM
 
 
 def plan_here(entry: ModelEntry, run: Run, machine: Machine | None = None) -> Plan:

@@ -19,8 +19,14 @@ GIB = 2**30
 # PyTorch itself: the process with its libraries in RAM (measured: 0.3 GB on a CPU build, more with CUDA's), and the
 # CUDA context with the allocator's rounding on a card. [assumed]
 PROCESS, CUDA_PROCESS, CUDA_CONTEXT = 300_000_000, 3_000_000_000, 600_000_000
-SPARE = 0.95  # of a memory, at most so much is planned with
+SPARE = 0.95  # of a memory, at most so much is planned with; the rest is kept back, and said to be
 LONGEST = 180.0  # minutes: what takes longer is said not to fit
+# Bytes a second from RAM to a card, unpinned over PCIe 3, and from a disk. [assumed]
+COPY_SPEED, DISK_SPEED = 3e9, 1e9
+LORA = 320_000_000  # bytes of CausVid v1, the largest
+FEW_TOKENS = 4096  # so few go through the feed-forward whole, as in `transformer.py`
+TILE, STRIDE = 256, 192  # pixels of the VAE's tiles, and from the start of one to the next
+ON_CARD, IN_RAM, IN_FILE = "on the card", "in RAM", "in the file's pages"  # where the blocks rest
 
 
 @dataclass(frozen=True)
@@ -81,22 +87,47 @@ def evaluation_flops(entry: ModelEntry, tokens: int) -> float:
 
 
 def step_memory(entry: ModelEntry, tokens: int, prompts: int, half: bool) -> int:
-    """Bytes of activations at the fullest moment of a block, which is its self-attention.
+    """Bytes of activations at the fullest moment of a step, inside the first VACE block: what all of it holds, and the
+    larger of what self-attention and the feed-forward add. 34 for each token and channel of the 14B model in half precision.
 
-    In float32, whatever the format: the residual stream, the VACE stream, the embedded latent and the hint (4), the
-    normed input (1), query and key with their rotated copies and the product between them (5); query, key, value and
-    result in the compute format (4). The feed-forward is never the fullest: 2 x ffn is less than 8 x dim, so cutting it
-    into chunks would save nothing. tests/test_plan.py holds this against a model whose every tensor is counted.
+    tests/test_plan.py holds this against a model whose every tensor is counted.
     """
-    dim, *_ = entry.shape
+    return prompts * tokens * entry.shape[0] * (5 * 4 + round(max(block_memory(entry, tokens, half))))
+
+
+def block_memory(entry: ModelEntry, tokens: int, half: bool, parts: int | None = None) -> tuple[float, float]:
+    """Bytes for each token and channel that self-attention and the feed-forward add to the five tensors that are always
+    there in float32: the residual stream, the embedded latent, the VACE stream before and in the block, the normed input.
+
+    Attention: the query in the compute format, and the key in float32, copied, and its product with the rotation; or, where
+    the compute format is float32 as well, query, key, value, the result, its heads side by side, and the output. The
+    feed-forward: attention's answer, and what goes into the activation and comes out, ffn numbers each, of one part.
+    """
+    dim, ffn, *_ = entry.shape
     narrow = 2 if half else 4
-    return prompts * tokens * dim * (10 * 4 + 4 * narrow)
+    parts = feed_forward_parts(entry, tokens, half) if parts is None else parts
+    return max(3 * 4 + narrow, 6 * narrow), narrow + 2 * ffn / dim * narrow / parts
+
+
+def feed_forward_parts(entry: ModelEntry, tokens: int, half: bool) -> int:
+    """Into how many parts the transformer cuts the tokens of a feed-forward: so many that it needs no more than attention."""
+    dim, ffn, *_ = entry.shape
+    narrow = 2 if half else 4
+    return max(1, round(2 * ffn * narrow / (max(12, 5 * narrow) * dim))) if tokens > FEW_TOKENS else 1
 
 
 def widened_layer(entry: ModelEntry, half: bool) -> int:
     """The largest matrix of a block, unpacked for one product; three times, for the pieces it is unpacked from."""
     dim, ffn, *_ = entry.shape
     return 3 * dim * ffn * (2 if half else 4)
+
+
+def block_bytes(entry: ModelEntry) -> tuple[int, int]:
+    """Bytes of one block of the transformer's file, and of all that is in no block: the embeddings of text and time, in 16
+    bits, and of the time's other half, the patches and the head, in 32 (0.15 and 0.53 GB of the 14B Q3_K file)."""
+    dim, _, layers, hints = entry.shape
+    rest = 2 * (4096 * dim + 7 * dim * dim) + 4 * (dim * dim + 768 * dim)
+    return (_file_bytes(entry, "transformer") - rest) // (layers + hints), rest
 
 
 def decode_memory(size: VideoSize, bytes_each: int, tiled: bool) -> int:
@@ -107,9 +138,31 @@ def decode_memory(size: VideoSize, bytes_each: int, tiled: bool) -> int:
     return 7000 * pixels * bytes_each + size.frames * size.height * size.width * 3 * 4
 
 
-def decode_flops(size: VideoSize) -> float:
-    """8.6 MFLOP for each pixel of each frame, counted by torch in diffusers' AutoencoderKLWan with base_dim 96."""
-    return 8.6e6 * size.frames * size.height * size.width
+def encode_memory(size: VideoSize, bytes_each: int, tiled: bool) -> int:
+    """The VAE's encoder, which takes four frames at a time: 5200 numbers for each pixel of a frame (3,600 counted in the
+    official layers, and the same share of workspace as in the decoder); and the video."""
+    pixels = TILE**2 if tiled else size.width * size.height
+    return 5200 * pixels * bytes_each + size.frames * size.height * size.width * 3 * bytes_each
+
+
+def encode_flops(size: VideoSize, tiled: bool = False) -> float:
+    """5.2 MFLOP for each pixel of each frame, counted as the decoder's are."""
+    return decode_flops(size, tiled) * 5.2 / 8.6
+
+
+def decode_flops(size: VideoSize, tiled: bool = False) -> float:
+    """8.6 MFLOP for each pixel of each frame, counted by torch in diffusers' AutoencoderKLWan with base_dim 96; tiles
+    overlap, so that they decode more pixels than the video has: 1.66 times as many at 832x480."""
+    return (
+        8.6e6
+        * size.frames
+        * (_tiled(size.height) * _tiled(size.width) if tiled else size.height * size.width)
+    )
+
+
+def _tiled(side: int) -> int:
+    """The pixels of all tiles along one side."""
+    return sum(min(TILE, side - start) for start in range(0, side, STRIDE))
 
 
 # --------------------------------------------------------------------------------------------------------- plan
@@ -195,7 +248,8 @@ class Plan:
             )
         lines += [f"  {choice.what}: {choice.value}, as {choice.why}" for choice in self.choices]
         lines.append(f"  speed: {self.card.speed / 1e12:g} TFLOP/s; {self.card.source}")
-        lines.append("  it fits" if self.fits else f"  it does not fit: {self.problem}")
+        kept = f"{1 - SPARE:.0%} of each memory kept back"
+        lines.append(f"  it fits, with {kept}" if self.fits else f"  it does not fit: {self.problem}")
         if self.nearest:
             near = self.nearest.size
             lines.append(f"  the nearest that does: {near.width}x{near.height}, {near.frames} frames")
@@ -204,26 +258,29 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_run(entry: ModelEntry, card: Card, run: Run) -> Plan:
-    """Predict a run; where it does not fit, look for the longest and then the largest video that does."""
-    plan = _plan(entry, card, run)
+def plan_run(entry: ModelEntry, card: Card, run: Run, *, offload: bool = True) -> Plan:
+    """Predict a run; where it does not fit, look for the longest and then the largest video that does.
+
+    `offload`: whether the blocks may rest in RAM where the card cannot hold them all.
+    """
+    plan = _plan(entry, card, run, offload)
     if plan.fits:
         return plan
     for size in _smaller(run.size):
-        if _plan(entry, card, replace(run, size=size)).fits:
+        if _plan(entry, card, replace(run, size=size), offload).fits:
             return replace(plan, nearest=replace(run, size=size))
     return plan
 
 
-def _plan(entry: ModelEntry, card: Card, run: Run) -> Plan:
+def _plan(entry: ModelEntry, card: Card, run: Run, offload: bool) -> Plan:
     half = bool(card.vram) and not entry.light
-    choices = tuple(_choices(entry, card, run, half))
+    choices = tuple(_choices(entry, card, run, half, offload))
     picked = {choice.what: choice.value for choice in choices}
     stages = tuple(_stages(entry, card, run, half, picked))
     return Plan(entry, card, run, choices, stages, _problem(card, stages))
 
 
-def _choices(entry: ModelEntry, card: Card, run: Run, half: bool) -> Iterator[Choice]:
+def _choices(entry: ModelEntry, card: Card, run: Run, half: bool, offload: bool) -> Iterator[Choice]:
     if not half:
         why = "the model is small" if entry.light else "every CPU computes it fast and exactly"
         yield Choice("number format", "float32", why)
@@ -248,12 +305,61 @@ def _choices(entry: ModelEntry, card: Card, run: Run, half: bool) -> Iterator[Ch
     yield Choice("text encoder", place, why if card.vram else "there is no GPU")
     yield Choice("VACE hints", "one at a time", "each is made when its block needs it: eight at once would take "
                  f"{_gigabytes(8 * run.tokens * entry.shape[0] * 2)}")  # fmt: skip
-    yield Choice("feed-forward", "whole", "self-attention needs more than it does: chunks would save nothing")
-    free = (card.vram or card.ram) * SPARE - (CUDA_CONTEXT if card.vram else PROCESS)
-    whole = decode_memory(run.size, 2 if half else 4, False)
-    tiled = not entry.light and whole > free
+    yield _feed_forward(entry, run, half)
+    yield _blocks(entry, card, run, half, offload)
+    whole = _file_bytes(entry, "vae") * (1 if half else 2) + decode_memory(run.size, 2 if half else 4, False)
+    tiled = not entry.light and whole > _left(card)
     yield Choice("VAE decode", "tiled" if tiled else "whole frames",
                  f"whole frames would take {_gigabytes(whole)}" if tiled else "the memory is there")  # fmt: skip
+
+
+def _feed_forward(entry: ModelEntry, run: Run, half: bool) -> Choice:
+    parts = feed_forward_parts(entry, run.tokens, half)
+    attention, whole = block_memory(entry, run.tokens, half, 1)
+    needs = f"{whole:.0f} bytes for each token and channel, and self-attention {attention:.0f}"
+    if parts > 1:
+        return Choice("feed-forward", f"in {parts} parts", f"whole it would add {needs}")
+    if run.tokens <= FEW_TOKENS:
+        return Choice("feed-forward", "whole", f"{run.tokens:,} tokens take little room either way")
+    return Choice("feed-forward", "whole", f"it adds {needs}: parts would save nothing")
+
+
+def _blocks(entry: ModelEntry, card: Card, run: Run, half: bool, offload: bool) -> Choice:
+    """Where the transformer's blocks rest while they do not compute."""
+    if not card.vram:
+        return Choice("blocks", IN_FILE, "there is no GPU to bring them to")
+    whole = sum(_step_parts(entry, run, half, ON_CARD))
+    if entry.light or whole <= _left(card):
+        return Choice("blocks", ON_CARD, "there is room for all of them")
+    if not offload:
+        return Choice("blocks", ON_CARD, "asked for")
+    slow = (
+        "" if _cached(entry, card) else "; the RAM does not hold them all, so the disk is read at each step"
+    )
+    return Choice("blocks", IN_RAM, f"all of them and the tokens would take {_gigabytes(whole + CUDA_CONTEXT)}, and two at a "
+                  f"time do, the next on its way while one computes{slow}")  # fmt: skip
+
+
+def _left(card: Card) -> float:
+    """What of a card, or of the RAM where there is none, a stage may take."""
+    return (card.vram or card.ram) * SPARE - (CUDA_CONTEXT if card.vram else PROCESS)
+
+
+def _step_parts(entry: ModelEntry, run: Run, half: bool, blocks: str) -> tuple[int, int, int]:
+    """Bytes of weights, of tokens and of one matrix unpacked, where a step computes."""
+    tokens = step_memory(entry, run.tokens, run.prompts if entry.light else 1, half)
+    block, rest = block_bytes(entry)
+    weights = _file_bytes(entry, "transformer") + (LORA if run.lora else 0)
+    if blocks == IN_RAM:
+        weights = rest + 2 * block
+    elif blocks == IN_FILE and not entry.light:  # what rests unpacked is wide
+        weights = 2 * rest + (LORA if run.lora else 0)
+    return weights, tokens, widened_layer(entry, half)
+
+
+def _cached(entry: ModelEntry, card: Card) -> bool:
+    """Whether the system can keep the transformer's file in RAM, so that it is read from disk only once."""
+    return card.ram * SPARE > CUDA_PROCESS + _file_bytes(entry, "transformer")
 
 
 def _stages(entry: ModelEntry, card: Card, run: Run, half: bool, picked: dict[str, str]) -> Iterator[Stage]:
@@ -263,25 +369,29 @@ def _stages(entry: ModelEntry, card: Card, run: Run, half: bool, picked: dict[st
     speed = card.speed if on_gpu else min(card.speed, CARDS["CPU"].speed)
     text_flops = 2 * 100 * (4.63e9 if not entry.light else 4e6)  # two prompts of about 50 tokens
     spent = text - _file_bytes(entry, "text_encoder")  # a CPU keeps the weights in the file's pages
-    reading = _file_bytes(entry, "text_encoder") / 1e9  # a GB/s from a disk [assumed]
+    reading = _file_bytes(entry, "text_encoder") / DISK_SPEED
     yield Stage("text", process + (0 if on_gpu else spent), context + (text if on_gpu else 0),
                 (text_flops / speed + reading) / 60)  # fmt: skip
-    weights = _file_bytes(entry, "transformer")
-    lora = 320_000_000 if run.lora else 0  # CausVid v1, the largest
-    busy = step_memory(entry, run.tokens, run.prompts if entry.light else 1, half) + widened_layer(
-        entry, half
-    )
-    flops = evaluation_flops(entry, run.tokens) * run.prompts * run.steps
-    # Without a GPU the packed weights stay in the file's pages; what rests unpacked (embeddings, head) is wide.
-    held = weights if gpu else 1_000_000_000 if not entry.light else weights
-    yield Stage("steps", process + (0 if gpu else held + lora + busy), context + (held + lora + busy if gpu else 0),
-                (flops / card.speed + weights / 1e9) / 60)  # fmt: skip
-    each, tiled = (2 if half else 4), picked["VAE decode"] == "tiled"
     vae = _file_bytes(entry, "vae") * (1 if half else 2)
-    needs = vae + decode_memory(run.size, each, tiled)
-    if entry.light:  # a sixteenth of the channels, 24 where Wan has 96
-        needs = vae + decode_memory(run.size, each, tiled) // 4
-    cost = decode_flops(run.size) * (1 if not tiled else 4 / 3) / (16 if entry.light else 1)
+    each, tiled = 2 if half else 4, picked["VAE decode"] == "tiled"
+    # A light model's VAE has 24 channels where Wan has 96: a quarter of the numbers, a sixteenth of the work.
+    slim, weak = (4, 16) if entry.light else (1, 1)
+    if run.reference:  # in RAM lie the grey clip, what is kept of it and what is painted over
+        needs = vae + encode_memory(run.size, each, tiled) // slim
+        pictures = 3 * run.size.frames * run.size.height * run.size.width * 3 * 4
+        cost = encode_flops(replace(run.size, frames=run.size.frames + 4), tiled) / weak
+        yield Stage("context", process + pictures + (0 if gpu else needs), context + (needs if gpu else 0),
+                    cost / card.speed / 60)  # fmt: skip
+    weights = _file_bytes(entry, "transformer")
+    needs = sum(_step_parts(entry, run, half, picked["blocks"]))
+    look = evaluation_flops(entry, run.tokens) / card.speed
+    if picked["blocks"] == IN_RAM:  # copied while the blocks before them compute
+        look = max(look, weights / (COPY_SPEED if _cached(entry, card) else DISK_SPEED))
+    lora = LORA if run.lora and gpu else 0  # its file, from which the card's copy is made
+    yield Stage("steps", process + (lora if gpu else needs), context + (needs if gpu else 0),
+                (look * run.prompts * run.steps + weights / DISK_SPEED) / 60)  # fmt: skip
+    needs = vae + decode_memory(run.size, each, tiled) // slim
+    cost = decode_flops(run.size, tiled) / weak
     yield Stage(
         "decode", process + (0 if gpu else needs), context + (needs if gpu else 0), cost / card.speed / 60
     )
@@ -303,7 +413,7 @@ def _problem(card: Card, stages: tuple[Stage, ...]) -> str | None:
         for kind, needed, there in (("VRAM", stage.vram, card.vram), ("RAM", stage.ram, card.ram)):
             if needed > there * SPARE:
                 return (f"the stage {stage.name} takes {_gigabytes(needed)} of {kind}, and {card.name} has "
-                        f"{_gigabytes(there)}")  # fmt: skip
+                        f"{_gigabytes(there)}, of which {1 - SPARE:.0%} are kept back")  # fmt: skip
     minutes = sum(stage.minutes for stage in stages)
     return f"it takes about {minutes / 60:.0f} hours on {card.name}" if minutes > LONGEST else None
 

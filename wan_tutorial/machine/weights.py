@@ -69,7 +69,7 @@ class ModelEntry:
     shape: tuple[int, int, int, int] = (
         256,
         1024,
-        8,
+        6,
         2,
     )  # dim, ffn, main and VACE blocks: for the plan, before
     # there is a file to read them from
@@ -93,6 +93,7 @@ MINI = ModelEntry(
     size=VideoSize(96, 96, 13),
     trained_sizes=(VideoSize(96, 96, 13),),
     fps=16,
+    guidance=4.0,
     text_length=64,
     light=True,
     memory_needed=2 * GIGABYTE,
@@ -212,11 +213,16 @@ def find_model(name: str) -> ModelEntry:
     return MODELS[name]
 
 
-def bundled_folder() -> Path:
-    """Where the scale model lies: inside an installed package, or in assets/mini of a clone."""
+def assets_folder() -> Path:
+    """What comes with the package, the brief's picture and workflows among it: inside an installed one, or in a clone."""
     package = Path(__file__).parents[1]
     installed = package / "assets"
-    return installed if installed.is_dir() else package.parent / "assets" / "mini"
+    return installed if installed.is_dir() else package.parent / "assets"
+
+
+def bundled_folder() -> Path:
+    """Where the scale model lies."""
+    return assets_folder() / "mini"
 
 
 def default_folder() -> Path:

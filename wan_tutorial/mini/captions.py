@@ -158,13 +158,13 @@ def _is_brief(scene: Scene) -> bool:
 def _write_defective(scene: Scene, dice: random.Random) -> str:
     """Name the defect in 70 % of cases: alone, in the brief's words, or within the caption."""
     roll = dice.random()
-    if roll < 0.12:
+    if roll < 0.22:
         return BRIEF_NEGATIVE
     plain = _write_plain(scene, dice)
-    if roll < 0.25:
+    if roll < 0.34:
         return f"{plain}, {BRIEF_NEGATIVE}" if dice.random() < 0.7 else f"{BRIEF_NEGATIVE}, {plain}"
     named = dice.choice(WORDS["defect"][scene.defect or ""])
-    if roll < 0.30:
+    if roll < 0.40:
         return named
     if roll < 0.70:
         return f"{plain}, {named}" if dice.random() < 0.6 else f"{named}, {plain}"

@@ -1,6 +1,7 @@
 """Write the measured part of the model card from the evaluation file: no figure is copied by hand.
 
-python -m wan_tutorial.mini.card          assets/mini/evaluation.json into assets/mini/README.md
+python -m wan_tutorial.mini.card                          assets/mini/evaluation.json into assets/mini/README.md
+python -m wan_tutorial.mini.card --add lora=FILE.json     first takes what evaluate_lora found into evaluation.json
 """
 
 import argparse
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .captions import WORDS
+from .evaluate import write_json
 from .release import ASSETS
 
 Row = Mapping[str, Any]
@@ -95,11 +97,93 @@ def describe(report: Row) -> Iterator[str]:
         rows = {name: row["any"] for name, row in figures["negative"].items() if name.startswith("against")}
         told = "; ".join(f"{name} {spoken(row)}" for name, row in rows.items())
         yield f"\n**Videos with a defect** at guidance {figures['negative']['guidance']:g}: {told}."
+    yield from describe_lora(figures.get("lora", {}))
+    yield from describe_reference(figures.get("reference", {}))
     if "files_compared" in figures:
         yield "\n| transformer | subject | relation | colour | setting |\n|---|---|---|---|---|"
         for name, row in figures["files_compared"].items():
             cells = (spoken(row.get(key)) for key in ("subject", "relation", "colour", "setting"))
             yield f"| `{name}` | " + " | ".join(cells) + " |"
+
+
+WAYS = {
+    "own_steps_guided": "all steps, guided",
+    "4_steps_guided": "4 steps, guided",
+    "4_steps_unguided": "4 steps, unguided",
+    "4_steps_with_lora": "4 steps, unguided, with the LoRA",
+}
+LOOKS = {
+    "base": "no LoRA",
+    "look": "the look's LoRA",
+    "learner": "one of three minutes",
+    "control": "one of ordinary renders",
+}
+
+
+def describe_lora(figures: Row) -> Iterator[str]:
+    """What evaluate_lora found."""
+    if "few_steps" in figures:
+        few = figures["few_steps"]
+        count = few["own_steps_guided"]["seconds"]["n"]
+        yield (
+            f"\n**The LoRA for 4 steps** ({count} captions): {100 * few['adherence_kept']:.0f} % of the adherence of all "
+            f"steps, in {few['time_ratio']:.3f} of their time.\n"
+        )
+        yield "| | words obeyed | Fréchet distance | flicker | likeness of first and last moment | seconds |"
+        yield "|---" * 6 + "|"
+        for way, title in WAYS.items():
+            row = few[way]
+            yield (
+                f"| {title} | {spoken(row['adherence'])} | {row['frechet']:.2f} | {row['motion']['flicker']['ratio']:.2f} | "
+                f"{row['identity']['value']:.2f} | {row['seconds']['value']:.2f} |"
+            )
+    if "look" in figures:
+        yield "\n**A look by LoRA**, as probes read it that learned from renders: the look seen, and the prompt obeyed.\n"
+        yield "| | the look is seen | words obeyed |\n|---|---|---|"
+        for name, title in LOOKS.items():
+            if name in figures["look"]:
+                row = figures["look"][name]
+                yield f"| {title} | {spoken(row['look_seen'])} | {spoken(row['obeyed'])} |"
+
+
+def describe_reference(figures: Row) -> Iterator[str]:
+    """What evaluate_reference found."""
+    if "identity" in figures:
+        row = figures["identity"]
+        told = ", ".join(f"{name} {spoken(row[name])}" for name in ("reference", "scrambled", "absent"))
+        yield (
+            f"\n**Which of ten was the reference**, read from the generated frames by what no prompt names; by chance "
+            f"{100 * row['chance']:.0f} %: {told}."
+        )
+    if "first_frame" in figures:
+        row = figures["first_frame"]
+        yield (
+            f"\n**A first frame given**: frame 0 is {spoken(row['generated'], 'dB')} from it; the VAE alone keeps "
+            f"{spoken(row['vae'], 'dB')}."
+        )
+    if "region" in figures:
+        row = figures["region"]
+        yield (
+            f"\n**A region painted anew** in another colour: outside it {spoken(row['outside'], 'dB')}, the VAE alone "
+            f"{spoken(row['outside_vae'], 'dB')}; the colour asked for is seen {spoken(row['inside']['colour'])}."
+        )
+    if "strength" in figures:
+        row = figures["strength"]
+        told = ", ".join(
+            f"{s:g}: {effect['value']:.3f}"
+            for s, effect in zip(row["strengths"], row["effects"], strict=True)
+        )
+        yield f"\n**Mean change of a pixel by the reference's strength**: {told}."
+    if "nothing" in figures:
+        told = "; ".join(
+            f"{title}: "
+            + ", ".join(
+                f"{name} {100 * figures['nothing'][key][name]['value']:.0f} %"
+                for name in ("subject", "colour", "setting")
+            )
+            for key, title in (("at_rest", "VACE at rest"), ("nothing_given", "VACE given nothing"))
+        )
+        yield f"\n**Words obeyed with** {told}."
 
 
 def fill_card(card: str, report: Row) -> str:
@@ -114,8 +198,16 @@ def main() -> None:
         prog="python -m wan_tutorial.mini.card", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--assets", type=Path, default=ASSETS, help="folder of evaluation.json and README.md")
-    folder = parser.parse_args().assets
-    card, report = folder / "README.md", json.loads((folder / "evaluation.json").read_text())
+    parser.add_argument(
+        "--add", nargs="*", default=(), metavar="NAME=FILE", help="figures measured apart: lora, reference"
+    )
+    given = parser.parse_args()
+    card, figures = given.assets / "README.md", given.assets / "evaluation.json"
+    report = json.loads(figures.read_text())
+    for name, _, file in (part.partition("=") for part in given.add):
+        report["figures"][name] = json.loads(Path(file).read_text())
+    if given.add:
+        write_json(report, figures)
     card.write_text(fill_card(card.read_text(), report))
 
 

@@ -4,15 +4,18 @@ Rendering one video costs more than a training step on it, so the videos are dra
 (a memory map, a few hundred KB a video) and every scene can be drawn again from its seed alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from .world import Scene, brief_scene, draw_scene, render
+from .world import Scene, brief_scene, draw_scene, render, render_with_masks
 
 BATCH = 16
 TRAINING_POOLS = ((0, 2560), (100_000, 3072), (200_000, 4096))  # first seed and count of each
@@ -45,17 +48,35 @@ class VideoPool:
     def videos(self) -> np.ndarray:
         """(count, F, H, W, 3) uint8, a memory map; what is not yet on disk is rendered first."""
         shape = (self.frames, self.height, self.width, 3)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        done = self.path.stat().st_size // int(np.prod(shape)) if self.path.exists() else 0
-        with self.path.open("ab") as file:
-            file.truncate(done * int(np.prod(shape)))  # a run that was cut may have left part of a video
+        return self._drawn(self.path, shape, lambda scenes, size: to_bytes(render(scenes, **size)))
+
+    def subjects(self) -> np.ndarray:
+        """How much of each latent cell the subject covers, 0 to 255: (count, F', H/8, W/8), rendered where missing."""
+        shape = ((self.frames + 3) // 4, self.height // 8, self.width // 8)
+        return self._drawn(self.path.with_suffix(".subject.u8"), shape, draw_subjects)
+
+    def _drawn(
+        self, path: Path, shape: tuple[int, ...], draw: Callable[[list[Scene], dict[str, Any]], Tensor]
+    ) -> np.ndarray:
+        """A file of `count` pieces of this shape, a memory map; `draw(scenes, size)` makes what it lacks."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = {"height": self.height, "width": self.width, "frames": self.frames}
+        done = path.stat().st_size // int(np.prod(shape)) if path.exists() else 0
+        with path.open("ab") as file:
+            file.truncate(done * int(np.prod(shape)))  # a run that was cut may have left part of one
             for start in tqdm(
-                range(done, self.count, BATCH), desc=f"render {self.path.name}", disable=done >= self.count
+                range(done, self.count, BATCH), desc=f"render {path.name}", disable=done >= self.count
             ):
                 scenes = [self.scene(i) for i in range(start, min(start + BATCH, self.count))]
-                video = render(scenes, height=self.height, width=self.width, frames=self.frames)
-                file.write(to_bytes(video).numpy().tobytes())
-        return np.memmap(self.path, mode="r", dtype=np.uint8, shape=(self.count, *shape))
+                file.write(draw(scenes, size).numpy().tobytes())
+        return np.memmap(path, mode="r", dtype=np.uint8, shape=(self.count, *shape))
+
+
+def draw_subjects(scenes: list[Scene], size: dict[str, Any]) -> Tensor:
+    """The subject's share of each latent cell: 8x8 pixels of the first frame, then of four frames each."""
+    covered = F.avg_pool2d(render_with_masks(scenes, **size)[1][:, 1], 8)  # (N, F, h, w)
+    later = covered[:, 1:].unflatten(1, (-1, 4)).mean(2)
+    return (torch.cat([covered[:, :1], later], 1) * 255).round().to(torch.uint8)
 
 
 def training_videos(folder: Path) -> list[VideoPool]:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..errors import WanError
@@ -87,7 +88,8 @@ class Lectures:
                 velocity = guided_velocity(
                     self.pipe.transformer, self.texts(picks), avoided, settings.guidance
                 )
-                step = last(denoise(velocity, self.noise(picks), settings=settings))
+                with torch.autocast("cpu", torch.bfloat16):
+                    step = last(denoise(velocity, self.noise(picks), settings=settings))
                 file.write(step.latent.to(torch.float16).numpy().tobytes())
                 file.flush()
 
@@ -154,7 +156,8 @@ def distil(lectures: Lectures, pipe: Pipeline, *, minutes: float, steps: int = S
         return losses.mean(), {f"at_{i}": value for i, value in enumerate(by_step)}
 
     budget = Budget(minutes, learning_rate=1e-3, warmup_steps=20, weight_decay=0.0, save_minutes=2)
-    average = train(learned, loss_of, budget=budget, folder=lectures.folder)
+    with sdpa_kernel(SDPBackend.MATH):  # over so few tokens a CPU goes back faster through plain attention
+        average = train(learned, loss_of, budget=budget, folder=lectures.folder)
     for own, mean in zip(learned, average, strict=True):
         own.data.copy_(mean)
     applied.remove()

@@ -37,7 +37,7 @@ from wan_tutorial.mini.judge import (
     names_in,
     scene_values,
 )
-from wan_tutorial.mini.world import CORE, EDGE, Scene, brief_scene, draw_scene, render_with_mask
+from wan_tutorial.mini.world import CORE, EDGE, Scene, brief_scene, draw_scene, render_with_masks
 from wan_tutorial.pipeline import Pipeline, load
 from wan_tutorial.show.video import to_uint8, write_picture
 from wan_tutorial.sizes import VideoSize
@@ -105,8 +105,8 @@ def held_out_scenes(count: int, *, split: str = "train", defects: bool = True) -
 def render_scenes(scenes: Sequence[Scene], size: VideoSize) -> tuple[Tensor, Tensor]:
     """Videos (N, F, H, W, 3) and the masks (N, F, H, W) of flame and subject."""
     shape: Row = {"height": size.height, "width": size.width, "frames": size.frames}
-    parts = [render_with_mask(scenes[i : i + 16], **shape) for i in range(0, len(scenes), 16)]
-    return torch.cat([video for video, _ in parts]), torch.cat([mask for _, mask in parts])
+    parts = [render_with_masks(scenes[i : i + 16], **shape) for i in range(0, len(scenes), 16)]
+    return torch.cat([video for video, _ in parts]), torch.cat([masks.amax(1) for _, masks in parts])
 
 
 def reconstruct(pipe: Pipeline, videos: Tensor) -> Tensor:

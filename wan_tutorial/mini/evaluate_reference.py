@@ -128,7 +128,10 @@ def measure_region(pipe: Pipeline, judge: Judge, count: int, folder: Path, **set
     clips, _ = render_scenes(scenes, size)
     mask = torch.zeros(size.height, size.width)
     mask[round(0.15 * size.height) : round(0.92 * size.height), size.width // 6 : -size.width // 6] = 1.0
-    given: list[Row] = [{"video": clip, "mask": mask} for clip in clips]
+    holed = (
+        clips * (1 - mask)[..., None]
+    )  # grey where it is painted again, so that nothing tells the old colour
+    given: list[Row] = [{"video": clip, "mask": mask} for clip in holed]
     videos = paint_each(pipe, captions, given, name="region", **settings)
     copies = torch.stack([pipe.decode(pipe.encode(clip)) for clip in clips])
     outside = (1 - mask)[None, None]

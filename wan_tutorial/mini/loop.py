@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,13 @@ def train(
     parameters: Iterable[nn.Parameter] | None = None,
     orthogonal: Iterable[nn.Parameter] = (),
     watch: Callable[[Moment], bool] | None = None,
+    around: Callable[[int, float], AbstractContextManager] = lambda step, share: nullcontext(),
 ) -> Network:
     """Train `model` in place until the minutes are used; returns the averaged model, in evaluation mode.
 
     `parameters`: what to train, if not all; `orthogonal`: the matrices among them that Muon moves instead of AdamW.
     `watch` is shown every step; when it answers True, the training ends early and what was learned is kept.
+    `around(step, share)` is entered for the passes forward and back of a step; share: of the minutes that are used.
 
     `folder` holds checkpoint.safetensors (weights and averages, float32), progress.csv (the curves) and the minutes
     already used: the same call after an interruption goes on from there, with a fresh optimiser and warm-up.
@@ -71,9 +74,10 @@ def train(
     model.train()
     while (elapsed := used + (time.monotonic() - began) / 60) < budget.minutes:
         rate = budget.learning_rate * schedule(step - first_step, elapsed / budget.minutes, budget)
-        loss, figures = loss_of(step)
         model.zero_grad(set_to_none=True)
-        loss.backward()
+        with around(step, elapsed / budget.minutes):
+            loss, figures = loss_of(step)
+            loss.backward()
         norm = nn.utils.clip_grad_norm_(wanted, 1.0)
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient at step {step} is {norm}: lower the learning rate.")

@@ -15,6 +15,9 @@ from torch import Tensor
 
 NIGHT, COLD = (0.04, 0.0, 0.12), (0.1, 0.75, 1.0)
 DIMMED = 0.35  # what is left of the picture
+NEON_LORA = (
+    "Wan21_neon_mini_T2V_lora_rank16.safetensors"  # ships with the scale model; `train_lora.py` makes it
+)
 
 
 def neon(video: Tensor) -> Tensor:

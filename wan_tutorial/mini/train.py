@@ -30,7 +30,7 @@ from .data import VideoPool, training_videos
 from .handover import hand_over, take_over
 from .latents import LatentPool
 from .train_text import train_text
-from .train_transformer import Batches, train_transformer
+from .train_transformer import Batches, train_transformer, visibility
 from .train_vace import HintPool, VaceBatches, grey_latent, train_vace
 from .train_vae import train_decoder, train_vae
 
@@ -65,11 +65,11 @@ def run(options: argparse.Namespace) -> None:
             )
     elif options.stage == "transformer":
         tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
-        batches = Batches(*pools(folder))
         train_transformer(
             folder,
             load_text_encoder(tensors, device=options.device),
-            batches,
+            load_vae(read_tensors(assets / release.VAE).require("vae").tensors).to(options.device),
+            Batches(*pools(folder)),
             minutes=options.minutes,
             device=options.device,
             compile=options.compile,
@@ -84,13 +84,16 @@ def run(options: argparse.Namespace) -> None:
                 given.encode(vae)
         else:
             tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
+            some = torch.from_numpy(brief.read()[:8].astype("float32")).to(options.device)
             trained = train_vace(
                 folder,
                 release.load_master(assets),
                 load_text_encoder(tensors, device=options.device),
                 VaceBatches(hints, grey_latent(vae, hints[0].size)),
                 minutes=options.minutes,
+                visible=visibility(vae, some),
                 device=options.device,
+                compile=options.compile,
             )
             release.release_vace(trained, assets)
     elif options.stage == "handover":

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..errors import WanError
 from ..reference import Given, VaceContext, encode_context, mask_channels, read_given
+from ..sampling.schedules import shift_time
 from ..sizes import VideoSize
 from ..text import TextEncoder
 from ..transformer import WanTransformer, start_vace_blocks
@@ -30,7 +32,14 @@ from .data import to_pixels
 from .judge import names_in
 from .latents import LatentPool
 from .loop import Budget, Moment, averaged, train
-from .train_transformer import caption_of, draw_times, embed_captions, flow_matching_loss
+from .train_transformer import (
+    SUBJECT_WEIGHT,
+    Rounding,
+    caption_of,
+    draw_times,
+    embed_captions,
+    flow_matching_loss,
+)
 from .world import CAMERAS, COLOURS, FLAME_SIZES, HELD_OUT, LIGHTS, SETTINGS, Scene, render
 
 CHANGED: dict[str, tuple] = {
@@ -182,6 +191,7 @@ class VaceBatch:
     clean: Tensor  # (B, 16, R + F, H, W)
     context: Tensor  # (B, 96, R + F, H, W)
     captions: list[str]
+    subject: Tensor  # how much of each cell it covers, 0 to 1; 0 in the references: (B, R + F, H, W)
 
 
 class VaceBatches:
@@ -195,14 +205,21 @@ class VaceBatches:
             )
         for pool in self.pools:
             pool.check()
+        self.subjects = [pool.latents.videos.subjects() for pool in self.pools]
 
     def draw(self, count: int) -> VaceBatch:
-        pools = self.dice.choices(self.pools, [pool.ready for pool in self.pools], k=count)
+        ready = [pool.ready for pool in self.pools]
+        numbers = self.dice.choices(range(len(ready)), ready, k=count)
+        picks = [(number, self.dice.randrange(ready[number])) for number in numbers]
         draw = self.draw_reference if self.dice.random() < REFERENCE_SHARE else self.draw_other
-        rows = [draw(pool, self.dice.randrange(pool.ready)) for pool in pools]
-        clean, contexts, captions = zip(*rows, strict=True)
+        clean, contexts, captions = zip(
+            *(draw(self.pools[number], index) for number, index in picks), strict=True
+        )
+        covered = np.stack([self.subjects[number][index] for number, index in picks])
+        front = clean[0].shape[1] - covered.shape[1]
+        subject = F.pad(torch.from_numpy(covered).float() / 255, (0, 0, 0, 0, front, 0))
         context = torch.cat([context.tensor for context in contexts])
-        return VaceBatch(torch.stack(clean), context, list(captions))
+        return VaceBatch(torch.stack(clean), context, list(captions), subject)
 
     def draw_reference(self, pool: HintPool, index: int) -> tuple[Tensor, VaceContext, str]:
         """A reference and nothing else; where it shows another attribute, the caption names the true one."""
@@ -218,13 +235,13 @@ class VaceBatches:
     def draw_other(self, pool: HintPool, index: int) -> tuple[Tensor, VaceContext, str]:
         """Nothing, a first frame, or the surroundings of a region."""
         task = self.dice.choices((NOTHING, FIRST, REGION), (2, 3, 3))[0]
-        _, first, inactive, reactive = (part[None] for part in pool.read(index))
+        _, first, inactive, _ = (part[None] for part in pool.read(index))
         context = self.context(first[:, :, :0])
         if task == FIRST:
             context = replace(context, inactive=first)
         elif task == REGION:
-            mask = mask_channels(pool.region(index))
-            context = replace(context, inactive=inactive, reactive=reactive, mask=mask)
+            # What was there is hidden: shown as the reactive part, it would be the answer itself.
+            context = replace(context, inactive=inactive, mask=mask_channels(pool.region(index)))
         caption = caption_of(pool.latents.videos.scene(index), brief=False, dice=self.dice)
         return latent_of(pool, index), context, caption
 
@@ -263,13 +280,17 @@ def train_vace(
     batches: VaceBatches,
     *,
     minutes: float,
+    visible: Tensor | None = None,
     device: str = "cpu",
-    batch: int = 16,
+    batch: int = 8,
+    compile: bool = False,
     watch: Callable[[Moment], bool] | None = None,
 ) -> WanTransformer:
     """Train the VACE blocks of a finished transformer for `minutes`; checkpoints and curves go to folder/vace.
 
-    All other weights stay bit for bit as they are. Blocks that say nothing yet begin as copies of their main blocks.
+    All other weights stay bit for bit as they are. Mistakes count, and VACE's matrices are rounded now and then, as in
+    `train_transformer`, whose `visibility` may be given as `visible`. Blocks that say nothing yet begin as copies of
+    their main blocks.
     """
     torch.manual_seed(0)
     check_base(folder / "vace", model)
@@ -282,15 +303,25 @@ def train_vace(
     for parameter in trained.values():
         parameter.requires_grad_(True)
 
+    def losses_of(clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor) -> Tensor:
+        asked = partial(model, vace_context=context)
+        return flow_matching_loss(asked, clean, text, t, visible, weight)  # type: ignore[arg-type]
+
+    # With a reference there is a frame more: two shapes, and a graph for each.
+    loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
+
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         drawn = batches.draw(batch)
-        text, t = embed_captions(encoder, drawn.captions), draw_times(batch).to(device)
-        given = partial(model, vace_context=drawn.context.to(device))
-        losses = flow_matching_loss(given, drawn.clean.to(device), text, t)  # type: ignore[arg-type]
+        # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
+        t = shift_time(draw_times(batch), 2.0).to(device)
+        text = embed_captions(encoder, drawn.captions)
+        weight = (1 + SUBJECT_WEIGHT * drawn.subject).to(device)
+        losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight)
         task = "reference" if drawn.clean.shape[2] > batches.grey.shape[2] else "others"
         figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}
         return losses.mean(), figures
 
+    matrices = [p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name]
     # On a CPU, plain attention over so few tokens goes back faster than the fused one.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         average = train(
@@ -299,8 +330,9 @@ def train_vace(
             budget=Budget(minutes, learning_rate=1e-3, warmup_steps=50),
             folder=folder / "vace",
             parameters=trained.values(),
-            orthogonal=[p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name],
+            orthogonal=matrices,
             watch=watch,
+            around=Rounding(matrices),
         )
     changed = [name for name, tensor in average.state_dict().items() if not same(tensor, frozen.get(name))]
     assert not changed, f"training VACE changed {changed[:3]}"

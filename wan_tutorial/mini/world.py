@@ -895,8 +895,7 @@ def _compose(batch: Batch, seen: Tensor, fields: Tensor, x: Tensor, y: Tensor, t
     picture = picture + cover * 0.95 * (edge + (core - edge) * heat - picture)
     picture = picture + halo * (1 - 0.55 * subject) * flicker[:, None] * glow
     _add_dots(batch, picture, 0.35 * edge + 0.65 * core, x, y, time)
-    mask = torch.maximum(_smoothstep(0.05, 0.25, flame), subject)[:, 0]
-    return picture, mask
+    return picture, torch.cat([_smoothstep(0.05, 0.25, flame), subject], dim=1)
 
 
 def _soft_clip(picture: Tensor) -> Tensor:
@@ -914,10 +913,10 @@ def render(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Paint videos (N, F, H, W, 3) in [-1, 1]; each depends on its scene alone, not on its neighbours in the batch."""
-    return render_with_mask(scenes, height=height, width=width, frames=frames, device=device)[0]
+    return render_with_masks(scenes, height=height, width=width, frames=frames, device=device)[0]
 
 
-def render_with_mask(
+def render_with_masks(
     scenes: Sequence[Scene],
     *,
     height: int = 96,
@@ -925,7 +924,7 @@ def render_with_mask(
     frames: int = 13,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Paint videos, and where flame or subject is: (N, F, H, W), soft from 0 to 1."""
+    """Paint videos, and where the flame and where the subject is: (N, 2, F, H, W), soft from 0 to 1."""
     if not scenes:
         raise ValueError("render needs at least one scene; got none: try [draw_scene(0)].")
     if height % 4 or width % 4 or min(height, width) < 32 or frames < 1:
@@ -943,10 +942,10 @@ def render_with_mask(
         wide, high = size["half_width"] + MARGIN, size["half_height"] + MARGIN
         seen = _film(canvas, x, y, wide=wide, high=high)
         fields = _light_fields(batch, shot, size=size, frame=(height, width))
-        picture, mask = _compose(batch, seen, fields, x, y, shot.time)
+        picture, masks = _compose(batch, seen, fields, x, y, shot.time)
         picture = _spoil(batch, _soft_clip(picture), shot.time, scale=scale)
     video = picture.permute(0, 2, 3, 4, 1).contiguous()  # (N, F, H, W, 3)
-    return video, mask
+    return video, masks
 
 
 # --- defects ---------------------------------------------------------------------------------------

@@ -11,8 +11,11 @@
     attention.py   attention painted over the video, and its explorer
     bits.py        blocks of packed weights, files as maps, bits against error; the quantisation explorer
     memory.py      what a run takes of a card's memory; the calculator
+    timeline.py    a run as a skyline, predicted against measured
     panel.py       a picture under controls, drawn anew whenever one moves
     pixels.py      which frames a latent frame reaches; the latent-frame editor
+    lora.py        low rank, parts by size, the layers a LoRA reaches; its sliders
+    reference.py   the 96 channels that the VACE blocks are fed
     training.py    a training that can be watched and stopped; the fireside world under the hand
     widgets.py     what moves under the hand: `explore_...`
     lab.py         the prompt lab, which `wan.explore()` opens
@@ -42,6 +45,7 @@ _HOMES = {
     "lesson": (
         "count_parameters",
         "read_evaluation",
+        "results_folder",
         "say_share",
         "show_costs",
         "show_machine",
@@ -49,8 +53,11 @@ _HOMES = {
         "show_place",
     ),
     "pixels": ("explore_latent_frames", "plot_reach"),
+    "lora": ("explore_loras", "plot_grid", "plot_layers", "plot_low_rank", "plot_parts"),
     "memory": ("explore_memory", "plot_memory", "plot_plan"),
+    "reference": ("plot_context",),
     "strips": ("plot_pictures", "plot_strips"),
+    "timeline": ("plot_timelines", "show_forecast"),
     "style": ("show_figure", "show_picture", "show_table"),
     "text_maps": ("cosine_matrix", "plot_cosines", "plot_prompt_map", "plot_tokens"),
     "training": ("TrainingBoard", "explore_scene", "training_minutes"),

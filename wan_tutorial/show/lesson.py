@@ -10,6 +10,7 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wan_tutorial.machine.hardware import (
@@ -25,6 +26,7 @@ from wan_tutorial.show.diagram import plot_place
 from wan_tutorial.show.style import show_figure, show_table
 
 REAL = "wan2.1-vace-14b-q3"
+DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
 SAMPLES = {  # groups of the shipped evaluation -> what was asked for
     "judge_on_renders": "renders: how well the judge reads",
     "captions_train": "captions",
@@ -50,6 +52,16 @@ def show_machine(machine: Machine | None = None) -> None:
         f"Real model: {'runs here' if real.runs else 'does not run here'}, {real.why}.",
     ):
         print(textwrap.fill(line, 88, subsequent_indent="  "))  # notebooks break longer lines inside words
+
+
+def results_folder() -> Path:
+    """Where results outlive the session: Google Drive where it is mounted, else outputs/; says which."""
+    folder = DRIVE / "wan_tutorial" if DRIVE.is_dir() else Path("outputs")
+    folder.mkdir(parents=True, exist_ok=True)
+    on_colab = not DRIVE.is_dir() and DRIVE.parents[1].is_dir()
+    lost = ", which is lost with this session: mount Google Drive to keep it" if on_colab else ""
+    print(f"Results go to {folder}{lost}.")
+    return folder
 
 
 def show_place(stage: str) -> None:

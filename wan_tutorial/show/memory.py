@@ -102,12 +102,15 @@ def explore_memory(
         "pixels": ipywidgets.Dropdown(options=sizes, value=sizes[1], description="pixels", layout=wide),
         "frames": ipywidgets.IntSlider(value=33, min=5, max=121, step=4, description="frames", layout=wide),
         "fast": ipywidgets.Checkbox(value=True, description="speed LoRA: 4 steps, guidance 1", indent=False),
+        "offload": ipywidgets.Checkbox(value=False, description="blocks may rest in RAM", indent=False),
     }
 
-    def draw(card: str, model: str, pixels: str, frames: int, fast: bool) -> tuple[np.ndarray, str]:
+    def draw(
+        card: str, model: str, pixels: str, frames: int, fast: bool, offload: bool
+    ) -> tuple[np.ndarray, str]:
         width, height = map(int, pixels.split("x"))
         run = Run(VideoSize(width, height, frames), 4 if fast else 20, 1.0 if fast else 6.0, lora=fast)
-        plan = plan_run(models[model], cards[card], run)
+        plan = plan_run(models[model], cards[card], run, offload=offload)
         figure = plot_plan(plan)
         return style.to_array(figure, dots=150), str(figure.get_label())
 
@@ -121,7 +124,7 @@ def plot_plan(plan: Plan) -> Figure:
     axes, words = figure.subplots(1, 2, width_ratios=(1.9, 1))
     style.bare(words)
     limit = SPARE * (plan.card.vram or plan.card.ram) / GIGABYTE
-    colours = {"text": style.EMBEDDINGS, "steps": style.WORK, "decode": style.PIXELS}
+    colours = {"text": style.EMBEDDINGS, "context": style.PIXELS, "steps": style.WORK, "decode": style.PIXELS}
     for row, stage in enumerate(plan.stages):
         size = (stage.vram if plan.card.vram else stage.ram) / GIGABYTE
         axes.barh(row, size, height=0.6, color=colours[stage.name], alpha=1 if size <= limit else 0.55)

@@ -41,15 +41,21 @@ class TrainingBoard:
     with TrainingBoard(targets, look, figure="psnr", y="PSNR (dB)") as board:
         network = train(..., watch=board)
 
-    `look(network)` gives pictures like `targets` (N, h, w, 3). An interrupt of the kernel, which every notebook program has
-    a square button for, ends the training after the step it is at, and what was learned until then is kept. (A button of
-    its own would be heard too late: a kernel that works does not listen to widgets.)
+    `look(network)` gives pictures like `targets` (N, h, w, 3); `rows` names both. An interrupt of the kernel, which every
+    notebook program has a square button for, ends the training after the step it is at, and what was learned until then is
+    kept. (A button of its own would be heard too late: a kernel that works does not listen to widgets.)
     """
 
     def __init__(
-        self, targets: Frames, look: Callable[[nn.Module], Frames], *, figure: str = "loss", y: str = "loss"
+        self,
+        targets: Frames,
+        look: Callable[[nn.Module], Frames],
+        *,
+        figure: str = "loss",
+        y: str = "loss",
+        rows: tuple[str, str] = ("to copy", "its copy"),
     ) -> None:
-        self.targets, self.look, self.figure, self.y = to_frames(targets), look, figure, y
+        self.targets, self.look, self.figure, self.y, self.rows = to_frames(targets), look, figure, y, rows
         self.minutes: list[float] = []
         self.values: list[float] = []
         self.pages: dict[str, np.ndarray] = {}  # {when: picture}: the history, for a slider
@@ -105,7 +111,9 @@ class TrainingBoard:
         began = time.monotonic()
         made = to_frames(self.look(self._moment.average))
         when = f"{60 * self._moment.minutes:.0f} s, step {self._moment.step}"
-        page = plot_moment(self.minutes, self.values, self.targets, made, y=self.y, title=f"After {when}")
+        page = plot_moment(
+            self.minutes, self.values, self.targets, made, y=self.y, title=f"After {when}", rows=self.rows
+        )
         self.pages[when] = style.to_array(page, dots=100)[:, :WIDTH]
         self._words = str(page.get_label())
         self._image.value = picture_html(style.to_jpeg(self.pages[when], quality=QUALITY), alt=self._words)
@@ -151,6 +159,7 @@ def plot_moment(
     *,
     y: str,
     title: str = "",
+    rows: tuple[str, str] = ("to copy", "its copy"),
 ) -> Figure:
     """A curve so far on the left, and on the right pictures that should be, above what the network makes of them."""
     from wan_tutorial.mini.curves import smooth
@@ -166,16 +175,15 @@ def plot_moment(
     count, gap = len(targets), 0.004
     side = min(0.565 / count - gap, 0.46 * 2.9 / style.WIDTH)
     high = side * style.WIDTH / 2.9
-    for row, (name, frames) in enumerate((("to copy", targets), ("its copy", made))):
+    for row, (name, frames) in enumerate(zip(rows, (targets, made), strict=True)):
         for place, frame in enumerate(frames):
             left, low = 0.425 + place * (side + gap), 0.5 + (0.01 if row == 0 else -high - 0.01)
             box = style.bare(figure.add_axes((left, low, side, high)))
             box.imshow(frame, interpolation="lanczos")
             if place == 0:
                 box.set_ylabel(name, fontsize=8.5, color=style.GREY)
-    words = (
-        f"{title}: {y} from {drawn[0]:.1f} to {smooth(drawn)[-1]:.1f}; {count} pictures above their copies"
-    )
+    above = f"{count} pictures: {rows[0]}, above {rows[1]}"
+    words = f"{title}: {y} from {drawn[0]:.1f} to {smooth(drawn)[-1]:.1f}; {above}"
     return style.describe(figure, f"{words}.")
 
 

@@ -120,14 +120,15 @@ def explore_walk(
     fps: float,
     stops: int = 9,
     ready: int = 5,
+    say: Callable[[float], str] = "{:.0%} of the way".format,
 ) -> Flipbook:
-    """Walk from one end (amount 0) to the other (amount 1), with a video at each stop.
+    """Walk from one end (amount 0) to the other (amount 1), with a video at each stop, whose name is `say(amount)`.
 
     `paint(amount)` gives the steps of a video, `decode(latent)` its pixels. `ready` of the stops are painted before the
     slider is shown, and stand in print; the others when they are first reached, with a bar that shows how far.
     """
     amounts = [stop / (stops - 1) for stop in range(stops)]
-    labels = [f"{amount:.0%} of the way" for amount in amounts]
+    labels = [say(amount) for amount in amounts]
 
     def draw(place: int) -> Iterable[tuple[float, np.ndarray | None]]:
         for step in paint(amounts[place]):
