@@ -16,7 +16,7 @@ from small import write_small_model
 
 from wan_tutorial.cli import main
 from wan_tutorial.errors import WanError
-from wan_tutorial.machine.weights import MINI
+from wan_tutorial.machine.weights import MINI, bundled_folder
 from wan_tutorial.pipeline import Pipeline, load
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sizes import VideoSize
@@ -310,13 +310,36 @@ def test_what_cannot_run_is_said_before_or_where_it_stops(pipe, tmp_path, docume
     workflow = read_workflow(LORA)
     workflow.folder = tmp_path
     Image.new("RGB", (64, 48), "orange").save(tmp_path / "bonfire.png")
-    with pytest.raises(WanError, match="asks for the LoRA 'Wan21_CausVid_14B.*not there"):
+    workflow.nodes["4"].values["lora_1"]["lora"] = "embroidery.safetensors"
+    with pytest.raises(WanError, match="asks for the LoRA 'embroidery.safetensors'.*not there"):
         list(workflow.run(pipe=pipe))
     workflow.nodes["4"].values["lora_1"]["on"] = False
     workflow.nodes["4"].values["lora_1"]["on"] = False
     (tmp_path / "bonfire.png").write_text("not a picture")
     with pytest.raises(WanError, match="bonfire.png is not a picture that can be read"):
         list(workflow.run(pipe=pipe))
+
+
+def test_the_second_graph_is_generate_with_the_lora_and_the_reference():
+    """As it is shipped, on the scale model's own files."""
+    mini, workflow = load("mini"), read_workflow(LORA)
+    runs = list(workflow.run(pipe=mini))
+    asked = {node.type: node.values for node in workflow.plan()}
+    sampler = asked["KSampler"]
+    ((_, strength),) = next(node.loras for node in workflow.plan() if node.type.startswith("Power"))
+    positive, negative = (node.values["text"] for node in workflow.plan() if node.type == "CLIPTextEncode")
+    options = {
+        "negative": negative,
+        "seed": sampler["seed"],
+        "steps": sampler["steps"],
+        "guidance": sampler["cfg"],
+        "shift": asked["ModelSamplingSD3"]["shift"],
+        "loras": [(bundled_folder() / "Wan21_CausVid_mini_T2V_lora_rank32.safetensors", strength)],
+        "progress": False,
+    }
+    with_both = mini.generate(positive, reference=ROOT / "assets" / "bonfire.png", fit="crop", **options)
+    assert torch.equal(video_of(runs).frames, with_both.video)
+    assert not torch.equal(with_both.video, mini.generate(positive, **options).video)
 
 
 def test_a_reference_is_encoded_sampled_and_trimmed_node_by_node(pipe, tmp_path):
