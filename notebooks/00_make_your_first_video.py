@@ -8,8 +8,8 @@
 # | **Needs** | any computer with 2 GB of free memory; no GPU, no account, 0 MB to download |
 # | **Where it stands** | the whole pipeline, from the outside; the other lessons open its parts |
 #
-# The model here is a *scale model* of Wan2.1-VACE: the same architecture, the same tensor names, the same kinds of
-# file as the 14-billion-parameter one, only small, and trained on one subject it can know completely: a fireside.
+# The model here is a *scale model* of Wan2.1-VACE-14B: the same architecture, the same tensor names, the same kinds of
+# file as the real one, only small, and trained on one subject: a fireside.
 # Everything you do with it you can do with the real one by changing one name.
 
 # %% [markdown] tags=["colab"]
@@ -89,7 +89,9 @@ show_figure(
 #
 # One video proves little. A *judge*, a second small network that never met this one, has looked at many generated videos
 # and said what it saw. The shares below are shipped with the model and hold for exactly these model files; in brackets is
-# where the true share lies with 95 % confidence.
+# where the true share lies with 95 % confidence. *Renders* are videos of the kind that the model learned from: they show how
+# far the judge can be trusted. All else is generated: from captions such as the model has seen, from combinations that it has
+# not, and from other ways to say the same.
 
 # %%
 from wan_tutorial.show import show_obedience
@@ -108,7 +110,7 @@ show_table(["stage", "time", "memory peak"], rows)
 #
 # ## Look: the same video in five stages
 #
-# `generate` is thirty lines that call five things. Here they are one by one. Each hands a tensor to the next.
+# Behind the one call stand five stages. Here they are one by one; each hands a tensor to the next.
 #
 # **1. Text.** Each prompt becomes a table of numbers, one row for each piece of a word (lesson 01).
 
@@ -137,7 +139,7 @@ print(tuple(noise.shape), "that is", noise.numel(), "numbers")
 
 # %%
 steps = list(pipe.denoise(noise, text))
-for step in steps[::5]:
+for step in (*steps[::5], steps[-1]):
     print(
         f"step {step.index:2}   sigma {step.sigma:.2f} -> {step.sigma_next:.2f}   spread {step.latent.std():.2f}"
     )
@@ -193,7 +195,7 @@ show_figure(
 #
 # ## Build: the shape of a latent
 #
-# Every width, height and length has its latent shape, and a wrong one is the commonest error of all. Write the rule:
+# Every width, height and length has its latent shape, and a wrong one is a common error. Write the rule:
 # 16 channels; the first frame coded alone and then four at a time; 8 × 8 pixels to a cell.
 
 
@@ -320,8 +322,8 @@ print(wan.inspect_file(pipe.files["vae"]).page(tensors=3))
 
 # %% [markdown]
 # **Notice** `Q3_K` in the first: weights in three bits and a bit more each, where training used 16 or 32. It is how a
-# model of 17 billion numbers fits into 8 GB; lesson 05 takes such a block apart. The text encoder has numbers of
-# eight bits, and carries its own dictionary (`spiece_model`).
+# model of 17 billion numbers, its *parameters*, fits into 8 GB; lesson 05 takes such a block apart. The text encoder
+# has numbers of eight bits, and carries its own dictionary (`spiece_model`).
 #
 # ## On the real model
 #
@@ -357,8 +359,9 @@ for role, network in networks.items():
 show_table(["numbers learned", "scale model", "real model", "times as many"], rows)
 
 # %% [markdown]
-# Same parts, same names, another size. To run this lesson on the real one, set `MODEL` in the first code cell to
-# `"wan2.1-vace-14b-q3"` on a machine that fits. It needs these files:
+# Same parts, same names, another size. (The *14B* in the name does not count the VACE blocks, which let a reference in:
+# lesson 08.) To run this lesson on the real one, set `MODEL`, beside the prompts above, to `"wan2.1-vace-14b-q3"` on a
+# machine that fits. It needs these files:
 
 # %%
 # NBVAL_CHECK_OUTPUT

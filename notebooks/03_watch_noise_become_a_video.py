@@ -315,13 +315,17 @@ for shift in (1.0, 3.0, 8.0):
 show_figure(plot_strips(shifted, fps=pipe.entry.fps, alt="Shift 1, 3 and 8 with eight steps each"))
 
 # %%
-twenty = pipe.decode(runs["uni_pc"][-1].latent)  # the same noise and prompts in twenty steps, at shift 8
+twenty = pipe.decode(runs["uni_pc"][-1].latent)  # the same noise and prompts in twenty steps
 for name, video in shifted.items():
     print(f"{name}: {(video - twenty).square().mean().sqrt():.3f} away from the video of twenty steps")
 
 # %% [markdown]
 # Eight steps are few, and shift says where they go. All shifts lead to the same video if only the steps are many; the
 # smallest number marks where eight were spent best, for this prompt and this model.
+#
+# ComfyUI gives Wan a shift of 8, this course gives its scale model 3. The noise of neighbouring places averages out, so
+# the layout of a large picture shows through more noise than that of a small one, and is decided nearer to 1:
+# [Stable Diffusion 3](https://arxiv.org/abs/2403.03206) shifts by the square root of the ratio of sizes.
 
 # %% [markdown]
 # ## Look: guidance and shift under your hand
@@ -333,7 +337,8 @@ from functools import partial
 
 from wan_tutorial.show import explore_sampling
 
-board = explore_sampling(partial(pipe.denoise, noise, text), look, steps=10)
+own = {"guidance": pipe.entry.guidance, "shift": pipe.entry.shift}
+board = explore_sampling(partial(pipe.denoise, noise, text), look, steps=10, **own)
 
 # %% [markdown]
 # ## Look: guidance, measured
@@ -342,11 +347,11 @@ board = explore_sampling(partial(pipe.denoise, noise, text), look, steps=10)
 
 # %%
 guided, contrast = {}, {}
-for guidance in (1.0, 3.0, 6.0, 12.0):
+for guidance in (1.0, 4.0, 8.0, 12.0):
     final = [step.latent for step in pipe.denoise(noise, text, steps=10, guidance=guidance)][-1]
     guided[f"guidance {guidance:g}"] = pipe.decode(final)
     contrast[f"guidance {guidance:g}"] = final.std().item()
-show_figure(plot_strips(guided, fps=pipe.entry.fps, alt="Guidance 1, 3, 6 and 12"))
+show_figure(plot_strips(guided, fps=pipe.entry.fps, alt="Guidance 1, 4, 8 and 12"))
 
 # %%
 from wan_tutorial.show import plot_bars
@@ -406,7 +411,7 @@ print(f"{len(counted)} negative prompts were counted for these model files")
 # %%
 import time
 
-for guidance in (6.0, 1.0):
+for guidance in (pipe.entry.guidance, 1.0):
     began = time.perf_counter()
     count = len(list(pipe.denoise(noise, text, steps=6, guidance=guidance)))
     print(f"guidance {guidance:g}: {(time.perf_counter() - began) / count:.2f} s for each step")
@@ -425,7 +430,7 @@ from wan_tutorial.sampling.solvers import SOLVERS
 
 def finish(sampler, steps):
     """The finished latent of one solver, without guidance."""
-    levels = simple_sigmas(steps, shift=8.0)
+    levels = simple_sigmas(steps, shift=pipe.entry.shift)
     *_, last = SOLVERS[sampler](lambda latent, sigma: ask(latent, sigma, text.positive), noise, levels)
     return last.latent
 
@@ -457,8 +462,8 @@ for place, count in enumerate(counts):
 #
 # ## Look: the same settings in two programs
 #
-# "uni_pc, 20 steps, shift 8". ComfyUI's KSampler asks its schedule for 21 levels and drops the last but one;
-# diffusers spaces its own evenly in time. Same words, other noise levels:
+# "uni_pc, 6 steps, shift 3". ComfyUI's KSampler asks its schedule for 7 levels and drops the last but one; diffusers
+# spaces its own evenly in time, and solves by another variant of uni_pc. Same words, other noise levels:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -474,13 +479,16 @@ named = {
     "diffusers": grids["diffusers"],
     "Wan's own code": grids["official"],
 }
-show_figure(plot_sigmas(named, title="uni_pc, 6 steps, shift 8, in three programs"))
+show_figure(plot_sigmas(named, title=f"uni_pc, 6 steps, shift {pipe.entry.shift:g}, in three programs"))
 
 # %%
 same = {}
-for scheduler in ("simple", "diffusers"):
-    final = [step.latent for step in pipe.denoise(noise, text, steps=6, scheduler=scheduler)][-1]
-    same[f"6 steps, {scheduler}"] = pipe.decode(final)
+for scheduler, sampler in (
+    ("simple", "uni_pc"),
+    ("diffusers", "uni_pc_diffusers"),
+):  # each with its own uni_pc
+    run = pipe.denoise(noise, text, steps=6, scheduler=scheduler, sampler=sampler)
+    same[f"6 steps, {scheduler}"] = pipe.decode([step.latent for step in run][-1])
 show_figure(
     plot_strips(same, fps=pipe.entry.fps, alt="The same settings on ComfyUI's and on diffusers' levels")
 )
@@ -493,8 +501,8 @@ print(
 # ## Look: denoise below 1
 #
 # Give a video, go only part of the way back into noise, and come down with another prompt. The lower `denoise`, the more
-# of the given video stays. Look what survives, the setting or the things in it: with shift 8 even 0.7 begins at a sigma
-# of 0.96, almost all noise.
+# of the given video stays. Look what survives, the setting or the things in it. Shift counts here too: 0.7 begins at a
+# sigma of 0.89 with shift 3, and of 0.95 with 8, almost all noise.
 
 # %%
 given = videos[0]

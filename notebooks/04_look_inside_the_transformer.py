@@ -137,8 +137,8 @@ for video_size in (wan.VideoSize(96, 96, 13), wan.VideoSize(832, 480, 81), wan.V
 # %% [markdown]
 # ## Look: a token does not know where it is
 #
-# Nothing in a list says who stands beside whom: attention treats its tokens as a bag. What tells them their places is
-# added on the way, in the blocks. Take it out, and see what is lost: show the frames in reverse order, turn the answer
+# Nothing in a list says who stands beside whom: attention treats its tokens as a bag. What tells them their places comes
+# in on the way, in the blocks. Take it out, and see what is lost: show the frames in reverse order, turn the answer
 # back, and compare.
 
 
@@ -244,8 +244,9 @@ for a, b in (((0, 0, 0), (1, 2, 3)), ((2, 3, 1), (3, 5, 4)), ((0, 0, 0), (1, 3, 
 #
 # ## Look: time
 #
-# The time comes in as numbers: sigma becomes a vector, and each block makes six vectors of it. What goes into attention and
-# feed-forward is scaled and shifted; what comes out is multiplied by a *gate* before it is added to the token:
+# The time comes in as numbers: a small network makes six vectors of sigma, the same for all blocks, and each block adds six
+# of its own, which it has learned and which do not change. What goes into self-attention and feed-forward is scaled and
+# shifted; what comes out is multiplied by a *gate* before it is added to the token:
 #
 # x ← x + gate · attention(norm(x) · (1 + scale) + shift)
 
@@ -266,9 +267,9 @@ for name, start, end in zip(MODULATION, first.tolist(), last.tolist(), strict=Tr
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# One network does different work at different times: here you see by how much. A gate near zero switches a half of a block
-# off; a curve that is flat belongs to work that is needed all the way. Cross-attention has no gate and no shift: when it
-# is asked is up to the tokens, and a picture below shows it.
+# One network does different work at different times: here you see by how much. A gate near zero would switch off what it
+# stands behind. A flat curve says that a vector keeps its size; its direction may still turn. Cross-attention has no gate
+# and no shift: when it is asked is up to the tokens, and a picture below shows it.
 #
 # </details>
 #
@@ -359,7 +360,7 @@ show_figure(plot_frame_tables(inside.frames, title=f"Who looks at which moment, 
 # %%
 own = torch.stack([table.diagonal(dim1=1, dim2=2).mean() for table in inside.frames.values()]).mean()
 print(
-    f"{1 - own:.0%} of all attention goes to another moment; of blind tokens it would be {1 - 1 / grid[0]:.0%}"
+    f"{1 - own:.0%} of all attention goes to another moment; spread evenly, it would be {1 - 1 / grid[0]:.0%}"
 )
 
 # %% [markdown]
@@ -400,7 +401,8 @@ alike = torch.allclose(rows[count:], rows[-1:].expand_as(rows[count:]), atol=1e-
 print(f"{count} rows of words, {words - count} empty ones, all alike: {alike}")
 
 # %% [markdown]
-# A token that looks there learns nothing about the prompt. How many do? Six steps of the run:
+# A token that looks there learns nothing of what the prompt says. How much of the attention is left for words? Six steps
+# of the run:
 
 # %%
 chosen = (0, 4, 8, 12, 16, 19)
@@ -425,13 +427,13 @@ print(f"words get {start:.0%} of the attention at sigma {levels[0]:.2f} and {end
 print(f"they are {count / words:.0%} of the rows")
 
 # %% [markdown]
-# **Notice** when the words are asked most. Where the curves fall, the latent itself already says what it is going to be,
-# and there is less to ask for. Whether a word that is asked less also matters less is tested below.
+# **Notice** when the words are asked most. Where the curves fall, a likely reason is that the latent itself already says
+# what it is going to be. Whether a word that is asked less also matters less is tested below.
 #
 # ## Look: which word lights which place
 #
 # Back to your prediction. To compare words, leave the empty rows out and ask: of what a place reads, how much is *this*
-# word? First the second of our six steps, in the mean of all blocks.
+# word? First at step 4, in the mean of all blocks.
 
 # %%
 from wan_tutorial.show import word_rows
@@ -455,13 +457,14 @@ shown = (*shown, "wood", "fire", "embers")
 ties = {}
 for i in (0, 4):
     maps = {word: word_map(looks[i], rows_of[word], count).numpy() for word in shown}
-    ties[i] = {word: np.corrcoef(one.ravel(), bright.ravel())[0, 1] for word, one in maps.items()}
+    ties[i] = {word: round(np.corrcoef(one.ravel(), bright.ravel())[0, 1], 2) for word, one in maps.items()}
 
 # %%
 from wan_tutorial.show import plot_bars
 
 for i, title in ((0, "At the first step, from pure noise"), (4, "At step 4")):
-    show_figure(plot_bars(ties[i], y="correlation with the brightness of the finished video", title=title))
+    what = "correlation with the brightness of the finished video"
+    show_figure(plot_bars(ties[i], y=what, title=title, reach=1.0))
 
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
@@ -572,7 +575,7 @@ for name, s, tokens, L in (
 show_table(["", "blocks", "heads", "tokens", "one head's table", "words of all blocks"], rows)
 
 # %% [markdown]
-# No program makes such a table: attention is computed in tiles that are thrown away at once. `look_inside` makes it frame by
+# A run never holds such a table: attention is computed in tiles that are thrown away at once. `look_inside` makes it frame by
 # frame, and `blocks=` keeps only some blocks. How real heads divide their work has not been measured here. What one look
 # takes is the plan's to predict, for a T4 card, at a size that fits it:
 
@@ -596,10 +599,11 @@ else:
 # %% [markdown]
 # ## Recap
 #
-# - A token is 1 × 2 × 2 latent cells, 16 × 16 pixels of four frames. Work grows with the square of their number.
+# - A token is 1 × 2 × 2 latent cells, 16 × 16 pixels of four frames. Self-attention grows with the square of their number.
 # - Place turns query and key, so that their product knows only distances. Time scales, shifts and gates each block. Words
 #   are looked up in every block, more at some steps than at others.
-# - Attention can be watched for nothing but the tables you keep. It shows who reads what, not what comes of it.
+# - Attention can be watched without changing the answer, for the price of the tables. It shows who reads what, not what
+#   comes of it.
 #
 # **1. You make a video twice as wide and twice as high. How many times the work is self-attention?**
 #

@@ -83,8 +83,9 @@ show_figure(plot_files(maps, title="The same model, packed and not"))
 # ## Look: one block
 #
 # To *quantise* is to keep a weight as a small whole number and the length of a step. It is done in blocks: each row of a matrix
-# is cut into pieces of 256 weights. Here are all 110 bytes of one. Move the slider: a weight is
-# made of three bits that are its own, six that it shares with its group of 16, and sixteen that it shares with the block.
+# is cut into pieces of 256 weights. Here are all 110 bytes of one, and how they make its largest weight. Move the slider: a
+# weight is made of three bits that are its own, six that it shares with its group of 16, and sixteen that it shares with the
+# block.
 
 # %%
 import torch
@@ -95,7 +96,8 @@ from wan_tutorial.show import explore_block
 MATRIX = "blocks.3.ffn.2.weight"
 packed = read_tensors(path).tensors
 raw = packed[MATRIX].raw[:110].clone()
-panel = explore_block(raw, weight=37)
+largest = packed[MATRIX].dequantize()[0, :256].abs().argmax().item()
+panel = explore_block(raw, weight=largest)
 
 # %% [markdown]
 # ## Build: take the block apart
@@ -215,12 +217,13 @@ show_figure(plot_block_types(list(LAYOUTS)))
 
 # %% [markdown]
 # **Notice** Q4_0 beside Q4_K: the same bits. The old type gives every 32 weights a scale of 16 bits. The K type gives them a
-# scale and a minimum of six bits each and saves elsewhere. Which is better spent? Look for both below.
+# scale and a minimum of six bits each, and has room left for two numbers of 16 bits that 256 weights share. Which is better
+# spent? Look for both below.
 #
 # ## Look: pack it yourself
 #
 # Pick a matrix of the master, a type, and a row. Black dots are weights before, blue lines after; red is what was lost. On
-# the right, what every type takes and loses on this matrix.
+# the right, what every type takes and loses on this matrix; the lower of two points with the same bits is the better type.
 
 # %%
 from wan_tutorial.show import explore_quantization
@@ -249,7 +252,8 @@ for kind in KINDS:
 
 # %% [markdown]
 # Three questions to each. How far are the weights off? How far is the *velocity* off? And how well does it still do what it
-# was trained for: guess the velocity of videos that no training saw, under known noise?
+# was trained for: guess the velocity of videos that no training saw, under known noise? (The *loss*: the mean squared error
+# of that guess.)
 
 # %%
 from wan_tutorial.quantization import QuantizedTensor
@@ -605,9 +609,9 @@ show_figure(
 #
 # ## On the real model
 #
-# Set `MODEL` to `"wan2.1-vace-14b-q3"` where its file is, and all cells run unchanged: you take the real file's own bytes
-# apart, while the comparison from F16 to Q2_K stays with the scale model, whose master is at hand. For the real one it needs
-# the F16 master, 35 GB, and has not been made here. What the plan predicts for one card:
+# Set `MODEL` to `"wan2.1-vace-14b-q3"` where its files are, and you take the real file's own bytes apart (written for that,
+# and not run there yet), while the comparison from F16 to Q2_K stays with the scale model, whose master is at hand. For the
+# real one it needs the F16 master, 35 GB, and has not been made here. What the plan predicts for one card:
 
 # %%
 print(
@@ -632,7 +636,7 @@ else:
 # %% [markdown]
 # ## Recap
 #
-# - A packed file holds small whole numbers and, in two floors, the scales that make weights of them. Q3_K is 3.4375 bits.
+# - A packed file holds small whole numbers and, on two levels, the scales that make weights of them. Q3_K is 3.4375 bits.
 # - Each bit less doubles the error of the weights. A different video is not a worse one: judge by quality, not likeness.
 # - Weights that fit are not a run that fits: tokens take room as well, and the fullest moment decides.
 #

@@ -3,7 +3,7 @@
 #
 # | | |
 # |---|---|
-# | **After this lesson you can** | say what the VAE keeps of a video and what it loses, which pixel frames hang on which latent frame, what tiles cost, and why memory runs out at the very end |
+# | **After this lesson you can** | say what the VAE keeps of a video and what it loses, which pixel frames hang on which latent frame, what tiles cost, and why memory may run out at the very end |
 # | **Time** | 45 minutes; the cells run in about one |
 # | **Needs** | any computer with 2 GB of free memory; no GPU, no account, 0 MB to download |
 # | **Where it stands** | the decoder, after the last step; its other half, the encoder, stands where a picture comes in (lesson 08) |
@@ -120,6 +120,9 @@ by_frame = {
 show_figure(plot_lines(by_frame, x="frame", y="PSNR (dB)", title="How good the copies are, frame by frame"))
 
 # %% [markdown]
+# **Notice** whether the curves go up and down every four frames: one latent frame serves four, and need not serve them
+# equally well.
+#
 # Four videos are few. The evaluation file that ships with the scale model has a hundred, which no training saw:
 
 # %%
@@ -130,7 +133,8 @@ for name, row in read_evaluation(pipe).get("vae", {}).items():
         print(f"{name:17} {row['value']:.1f} dB ({row['low']:.1f} to {row['high']:.1f}), n = {row['n']}")
 
 # %% [markdown]
-# *In mask* counts only flame and subject: what you look at is what is hardest. (If nothing was printed, the figures were
+# In brackets is where the true mean lies with 95 % confidence. *Worst frame* is the one of the thirteen that is copied worst;
+# *in mask* counts only flame and subject: what you look at is what is hardest. (If nothing was printed, the figures were
 # measured on other files than those that run here.)
 #
 # ## Build: how much is squeezed?
@@ -169,10 +173,10 @@ for width, height, frames in ((96, 96, 1), (96, 96, 13), (832, 480, 81)):
 # Video files squeeze, too. **Which is smaller here, and which the better copy? And why do models not paint in mp4?**
 
 # %%
-path = wan.write_video(videos[0], "outputs/lesson_06.mp4", fps=pipe.entry.fps)
-again = wan.show.video.read_video(path)
 import torch
 
+path = wan.write_video(videos[0], "outputs/lesson_06.mp4", fps=pipe.entry.fps)
+again = wan.show.video.read_video(path)
 mp4 = psnr(videos[0], torch.from_numpy(again).float() / 127.5 - 1)
 print(f"mp4:    {path.stat().st_size:6} bytes, {mp4:.1f} dB")
 print(f"latent: {2 * latents[0].numel():6} bytes, {psnr(videos[0], copies[0]):.1f} dB")
@@ -228,7 +232,7 @@ show_figure(plot_pictures(pictures, labels=labels, columns=8, alt="One frame wit
 #
 # ## Look: change one latent frame
 #
-# Now the second prediction. Take latent frame 2 of this video, put another video's in its place, and decode. Then move
+# Now the second prediction. Take latent frame 2 of the first video, put another video's in its place, and decode. Then move
 # the slider to other frames, and try the other things it can become.
 
 # %%
@@ -236,9 +240,9 @@ from wan_tutorial.show import explore_latent_frames
 
 instead = {
     "the same frame of another video": latents[1],
-    "noise": pipe.draw_noise(seed=7),
+    "noise": pipe.draw_noise(wan.VideoSize(96, 96, 13), seed=7).to(latents[0]),
     "nothing: all zeros": torch.zeros_like(latents[0]),
-    "the frame before it": latents[0].roll(1, dims=2),
+    "the frame before it": latents[0][:, :, [0, 0, 1, 2]],
 }
 editor = explore_latent_frames(latents[0], pipe.decode, instead, frame=2)
 
@@ -260,6 +264,8 @@ show_figure(plot_reach(change, rows="latent frame", columns="pixel frame", title
 # fading.
 #
 # ## Build: who is touched first?
+#
+# Write the rule behind the table's stairs, for a latent frame of any video, however long.
 
 
 # %%
@@ -293,23 +299,24 @@ for frame in range(4):
 # %% [markdown]
 # ## Explain
 #
-# **A network that may look at past frames only is called *causal*. It would copy better if it could look both ways. What
+# **A network that may look at past frames only is called *causal*. It might copy better if it could look both ways. What
 # does Wan buy with it?**
 #
 # <details><summary>Answer</summary>
 #
 # Three things. The first frame depends on nothing else, so a single picture is a video of one frame: the same VAE serves
 # both, and a reference image can be put in front. A video can be decoded a piece at a time, as no piece waits for what
-# comes later. And so the memory it takes does not grow with the video's length: the next cell decodes latent frame by
+# comes later. And so the memory it takes hardly grows with the video's length: the next cell decodes latent frame by
 # latent frame, with a cache of the last frames of each layer, and gets the same.
 #
 # </details>
 
 # %%
 # NBVAL_CHECK_OUTPUT
+raw = latents[0] * pipe.vae.std + pipe.vae.mean  # as the decoder wants them; "Break it" shows what if not
 with torch.no_grad():
-    piece_by_piece = pipe.vae.model.decode(latents[0] * pipe.vae.std + pipe.vae.mean).sample
-difference = (piece_by_piece[0].permute(1, 2, 3, 0).clamp(-1, 1) - copies[0]).abs().max().item()
+    piece_by_piece = pipe.vae.model.decode(raw.to(pipe.vae.dtype)).sample[0].float().cpu()
+difference = (piece_by_piece.permute(1, 2, 3, 0).clamp(-1, 1) - copies[0]).abs().max().item()
 print("the same as all frames at once:", difference < 1e-3)
 
 # %% [markdown]
@@ -344,8 +351,8 @@ show_figure(
 )
 
 # %% [markdown]
-# **Notice** that nearly all of it is at the end, where the picture has its full size, and that it is one latent frame's
-# worth: four frames, 832 × 480 pixels, wide features for each. Several such tensors are alive at once.
+# **Notice** that it grows up to the end, where the picture has its full size, and that this is one latent frame's worth:
+# four frames of 832 × 480 pixels, with 96 features for each pixel. Several such tensors are alive at once.
 #
 # What to do when that does not fit: cut the latent into *tiles*, decode each, put them together. Here with tiles of 64
 # pixels on a picture of 128; the real decoder takes tiles of 256. First edge to edge, then with an overlap of 16 pixels
@@ -360,7 +367,7 @@ def decode_in_tiles(stride):
     """Decode in tiles of 64 pixels, one every `stride` pixels -> (1, height, width, 3)"""
     sides = [f"tile_sample_{kind}_{side}" for kind in ("min", "stride") for side in ("height", "width")]
     pipe.vae.model.enable_tiling(**dict(zip(sides, (64, 64, stride, stride), strict=True)))
-    video = pipe.vae.decode(latent, tiled=True)[0].permute(1, 2, 3, 0)
+    video = pipe.vae.decode(latent, tiled=True)[0].permute(1, 2, 3, 0).cpu()
     pipe.vae.model.enable_tiling(**dict(zip(sides, (256, 256, 192, 192), strict=True)))  # as it was
     return video
 
@@ -419,7 +426,8 @@ ways = {
     "divided": first / vae.std + vae.mean,
 }
 with torch.no_grad():
-    wrong = {name: vae.model.decode(raw).sample[0, :, 0].permute(1, 2, 0) for name, raw in ways.items()}
+    decoded = {name: vae.model.decode(raw.to(vae.dtype)).sample for name, raw in ways.items()}
+wrong = {name: video[0, :, 0].permute(1, 2, 0).float().cpu() for name, video in decoded.items()}
 
 # %%
 labels = [f"{name}: {psnr(videos[1][0], picture):.1f} dB" for name, picture in wrong.items()]
@@ -437,9 +445,9 @@ show_figure(
 #
 # ## On the real model
 #
-# Every cell above runs unchanged with the real VAE; it has the same sixteen channels and the same means and spreads, six
-# times as many features in each layer, and has seen more than firesides. How good its copies are has not been measured
-# here. What it will take is planned before anything is downloaded:
+# Every cell above is written to run unchanged with the real VAE; none has been run there. It has the same sixteen channels
+# and the same means and spreads, six times as many features in each layer, and has seen more than firesides. How good its
+# copies are has not been measured here. What it will take is planned before anything is downloaded:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -457,16 +465,18 @@ show_table(["predicted", "a step, without weights", "decode, whole frames", "dec
 
 # %% [markdown]
 # A step looks at all frames at once, so it grows with the length. The decoder goes through the video latent frame by latent
-# frame, so it hardly grows with the length, but with every pixel of a frame: large pictures hit the decoder first.
+# frame, so it hardly grows with the length, but with every pixel of a frame: large pictures hit the decoder first. (The
+# weights of the transformer, which a step needs beside it, have left the card when the decoder comes.)
 #
-# And it comes *last*. When it runs out of memory, all the minutes of the steps have been spent:
+# And it comes *last*. When it runs out of memory, all the minutes of the steps have been spent. How many, and what the plan
+# does about it:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for card in ("8GB", "12GB", "T4"):
     plan = plan_run(real, find_card(card), Run(wan.VideoSize(1280, 720, 17), 20, 6.0))
-    stages = ", then ".join(f"{stage.name} {stage.minutes:.0f} minutes" for stage in plan.stages)
-    print(f"{card:4} {stages}; decode: {plan.choice('VAE decode')}")
+    before = sum(stage.minutes for stage in plan.stages if stage.name != "decode")
+    print(f"{card:4} after {before:.0f} minutes the decoder begins; planned: {plan.choice('VAE decode')}")
 
 # %% [markdown]
 # Hence three habits, which this kit has: plan the decoder before the first step, give back the transformer's memory before
@@ -491,7 +501,7 @@ show_costs(meter.stages, pipe)
 #   suffer; PSNR says how much.
 # - It is causal: a latent frame touches its own four frames and later ones, never an earlier one. So pictures are videos
 #   of one frame, and long videos are decoded piece by piece.
-# - Decoding needs most memory of all, at the very end, by the size of a frame. Tiles trade time and faint seams for it.
+# - Decoding comes last, and its memory goes by the size of a frame. Tiles save memory, for more time and faint seams.
 #
 # **1. Latent frame 20 of an 81-frame video is damaged. How many pixel frames can still be trusted?**
 #

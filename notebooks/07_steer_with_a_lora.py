@@ -156,7 +156,9 @@ print(f"{speed.parameters:,} numbers, {speed.parameters / size:.1%} of the trans
 # <details><summary>What did you observe?</summary>
 #
 # All layers of the main blocks, each a little. Nothing in the VACE blocks, which listen to reference images (lesson 08): they
-# speak to the faster model as they spoke to the slower one. Nothing in the embeddings and the head around the blocks.
+# speak to the faster model as they spoke to the slower one. Nothing in the embeddings and the head around the blocks, either:
+# the layers of the first printed line are all drawn here. (The real file may differ in that last point. With its path in
+# `SPEED`, these cells tell.)
 #
 # The share is larger here than for the real model: a thin matrix takes `rank` numbers for each row and column, a weight takes
 # rows times columns. The wider the layers, the smaller the share. Further down you compute the real one.
@@ -263,8 +265,8 @@ low_rank = check_low_rank(low_rank)
 #
 # </details>
 #
-# It is multiplied by the strength that you choose, and by alpha / rank, where the file has an `alpha`. One without has none
-# to scale by (`alpha=None`), as this one.
+# It is multiplied by the strength that you choose, and by alpha / rank. `alpha` is a number that the trainer chose and wrote
+# into the file. This file has none (`alpha=None`), and then nothing is scaled.
 
 
 # %%
@@ -394,6 +396,14 @@ book = explore_walk(
     ready=3,
     say=lambda amount: f"strength {2 * amount:g}",
 )
+
+# %% [markdown]
+# <details><summary>What did you observe?</summary>
+#
+# Up to 1 the update comes in by degrees. Beyond it everything that the LoRA does is overdone: the model is pushed on in the
+# direction that training took, further than training ever went. *Break it* goes to 3.
+#
+# </details>
 
 # %% [markdown]
 # ## Look: strength by steps
@@ -542,7 +552,7 @@ four = torch.cat([pipe.draw_noise(seed=seed) for seed in range(4)])
 
 def painted_now(_learned):
     """First frames (4, height, width, 3), as the model paints at this moment."""
-    *_, step = pipe.denoise(four, plain, **FEW, loras=[(speed, 1.0)])
+    *_, step = pipe.denoise(four, plain, **FEW, loras=wearing)
     return torch.cat([pipe.decode(one[None, :, :1]) for one in step.latent])
 
 
@@ -550,11 +560,12 @@ def painted_now(_learned):
 from wan_tutorial.show import TrainingBoard, training_minutes
 
 MINUTES = 3  # more is better
-minutes = training_minutes(MINUTES)
+minutes, wearing = training_minutes(MINUTES), [(speed, 1.0)]
 with TrainingBoard(
     torch.stack(firsts[:4]), painted_now, y="flow-matching loss", rows=("examples", "painted now")
 ) as board:
     mine = train_lora(pipe, examples, minutes=minutes, watch=board, progress=False, name="mine")
+    wearing += [(mine, 1.0)]  # for the last picture: the training has taken it off
 
 # %% [markdown]
 # Into a file, in the format of the CausVid files, which ComfyUI's loader reads as well, and back:
@@ -711,9 +722,9 @@ show_table([f"{size} on a T4, predicted", "minutes", "GB on the GPU"], rows)
 
 # %% [markdown]
 # Neither was checked on a real T4. Set `MODEL`, `SPEED` and `LOOK`, and the cells that open the file or paint run
-# unchanged; those that merge or train are made for the scale model. What the real file does at which strength is not measured here. ComfyUI's template
-# sets 0.3 for four steps and speaks of 0.3 to 0.7; WanGP's page on LoRAs pairs 0.3 with twelve steps and about 1 with four:
-# advice that does not agree, so make your own grid. And where `MODEL` is the real one:
+# unchanged; those that merge or train are made for the scale model. What the real file does at which strength is not
+# measured here. ComfyUI's template sets 0.3 for four steps and speaks of 0.3 to 0.7; WanGP's page on LoRAs pairs 0.3 with
+# twelve steps and about 1 with four: advice that does not agree, so make your own grid. And where `MODEL` is the real one:
 
 # %%
 if pipe.entry.light:
@@ -727,8 +738,8 @@ else:
 #
 # - A LoRA is two thin matrices for a layer: `down` to a few numbers, `up` again; their product, times strength and alpha /
 #   rank, is added to what the layer answers, or to its weight. Both give the same.
-# - The CausVid kind holds layers of the main blocks alone: no text encoder, so a clip strength does nothing, and no VACE
-#   blocks. It carries what guidance and many steps would have done; so guidance goes to 1.
+# - The CausVid kind changes the main blocks: no text encoder, so a clip strength does nothing, and no VACE blocks. It
+#   carries what guidance and many steps would have done; so guidance goes to 1.
 # - Several add up, in any order. What all examples share and no caption names is what a LoRA learns.
 #
 # **1. A friend turns `strength_clip` of the CausVid LoRA from 0 to 1, and swears that it is sharper. What do you tell them?**

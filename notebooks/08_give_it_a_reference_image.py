@@ -65,8 +65,9 @@ size = pipe.entry.size
 
 # %% [markdown]
 # This is the *reference image* of the workflow that the kit was made from: picture A in large (in the repository it is
-# `assets/bonfire.png`). Or take a photograph of your own: put the name of a file here. Whatever you choose, look first at what of it can arrive at all: the picture is fitted to
-# the video's size, and then goes through the VAE, as a video of one frame.
+# `assets/bonfire.png`). Or take a photograph of your own: put the name of a file here. Whatever you choose, look first at
+# what of it can arrive at all: the picture is fitted to the video's size, and then goes through the VAE, as a video of one
+# frame.
 
 # %%
 bonfire = render([brief_scene(2)], height=384, width=384, frames=1)[0, 0]
@@ -273,7 +274,8 @@ show_figure(plot_lines(lines, x="strength", y="mean distance of pixels", title="
 # ## Look: who looks at the reference?
 #
 # The hints are one way. There is a second: the extra frame stands among the others, and in self-attention every token may look
-# at every frame (lesson 04). Frame 0 in these tables is the reference; the rows below it are the video.
+# at every frame (lesson 04). What the picture shows, that frame knows from its hints; at strength 0 it is a frame like any
+# other. Frame 0 in these tables is the reference; the rows below it are the video.
 
 # %%
 from wan_tutorial.show import plot_frame_tables
@@ -505,9 +507,10 @@ print(f"without it {distance(along[0], portrait.fitted):.3f}")
 
 # %% [markdown]
 # **What the scale model can carry:** what its world has: tints, where things are, how big, how logs lie, which form of hilt or
-# handle, as long as its training had the like. **What it cannot:** anything its VAE blurs away (compare the first two pictures), and
-# anything that is not a fireside. It has never seen a face, a room or daylight in a street; it takes their colours and
-# patches for those of fires. The real model has seen nearly everything, and can do what this one cannot; the way in is the same.
+# handle, as long as its training had the like. **What it cannot:** anything its VAE blurs away (compare the first two
+# pictures), and anything that is not a fireside. It has never seen a face, a room or daylight in a street; what it
+# takes from one all the same, such as a colour or a bright place, the two distances tell. The real model has seen nearly
+# everything, and can do what this one cannot; the way in is the same.
 #
 # ## Look: with the LoRA
 #
@@ -560,8 +563,8 @@ show_figure(
 #
 # The video begins with the reference, or what the model made of it, and then jumps. And more is wrong: the first latent frame of
 # a video is one picture, every other four. Decoded in second place, the video's own first frame becomes four. *The first frames
-# flash* is a common question in forums; the answer is the trim. Another thing to break: give `1 - mask` above, and the middle
-# stays while all around it burns blue.
+# flash* is a common question in forums; the answer is the trim. Another thing to break: set `mask = 1 - mask` where the
+# ellipse is made, and the middle stays while all around it is painted.
 #
 # </details>
 #
@@ -590,7 +593,7 @@ show_table([f"{run.size} on a T4, predicted", "tokens", "time", "GPU memory"], r
 # %%
 from wan_tutorial.show import show_costs
 
-show_costs([use for use in second.stages if use.name != "context"], pipe)
+show_costs([use for use in slow.stages if use.name != "context"], pipe)
 
 # %% [markdown]
 # How strongly the real model follows a reference has not been measured here. What its users report: the prompt should name what

@@ -76,7 +76,8 @@ plans = {name: plan_run(entry, card, run) for name, run in runs.items()}
 show_figure(plot_timelines(plans, title=f"{MODEL} on {card.name}, predicted"))
 
 # %% [markdown]
-# **Notice** how little of it is not orange: reading the prompt and decoding are thin lines at the two ends. And that no
+# **Notice** that nearly all of it is orange, in minutes and, on a T4, in gigabytes too: the steps are the fullest moment.
+# Reading the prompt and decoding are thin lines at the two ends; pink, in the second video, is the reference image. And no
 # stage stands on another: the text encoder leaves before the transformer comes, and the transformer before the decoder.
 #
 # Every number is a formula that you can read, in `wan_tutorial/machine/plan.py`; the T4's speed is taken from runs that people
@@ -127,6 +128,9 @@ lines = {name: (lengths, minutes) for name, minutes in lines.items()}
 show_figure(plot_lines(lines, x="frames of 832 x 480", y="minutes", title="The steps on a T4, predicted"))
 
 # %% [markdown]
+# **Notice** that the upper line bends: twice the frames take more than twice the time, as in self-attention every token
+# looks at every other (lesson 04).
+#
 # ## Build: does it fit?
 #
 # Given what each stage takes of RAM and of VRAM, and what the machine has of both: does the run fit?
@@ -191,8 +195,9 @@ show_table(["on a T4, predicted", *stages, "blocks", "minutes", "verdict"], rows
 
 # %% [markdown]
 # **Notice** which knobs move memory, which time, and which both. Steps and guidance move time alone: the transformer looks at
-# one prompt after the other. Frames and pixels move both, and time by more than they themselves grow. The decoder cares for
-# the size of a frame, and hardly for how many there are.
+# one prompt after the other. Frames and pixels move both, and time by more than they themselves grow; where the blocks wait
+# in RAM, the card is as full without them. The decoder cares for the size of a frame, and hardly for how many there are. And
+# a run of many hours counts as one that does not fit, as a free session will not last that long.
 #
 # ## The files
 #
@@ -311,6 +316,8 @@ if not REAL:
     print("without the LoRA, largest difference:", f"{(bare.latent - small.latent).abs().max():.1e}")
 
 # %% [markdown]
+# Nothing, or the last digits of a float: how a run is spread over the memory changes what it costs, not what it paints.
+#
 # ## Look: a session that ends
 #
 # Every answer of the transformer is kept in a folder as soon as it is there. Here is a run by its stages, as in lesson 00,
@@ -479,7 +486,7 @@ torn.write_bytes((stand_in / source.places[0] / source.name).read_bytes()[:10_00
 try:
     wan.load("mini", transformer=torn)
 except wan.WanError as error:
-    print(error)
+    print(str(error).replace("; ", ";\n"))
 
 # %% [markdown]
 # And a folder that keeps another run. It would go on, and paint neither this video nor that one:

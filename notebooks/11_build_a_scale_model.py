@@ -53,7 +53,8 @@ from wan_tutorial.show import explore_scene
 fireside = explore_scene(subject="lantern", colour="blue", setting="shore", relation="beside", seed=3)
 
 # %% [markdown]
-# Every word that a prompt may use is a menu here. For training, a random generator turns the menus:
+# Every word that a prompt may use is a menu here. For training, a random generator turns the menus. (Some of these scenes
+# are spoiled on purpose, as you will see.)
 
 # %%
 from wan_tutorial.mini.world import draw_scene, render
@@ -158,13 +159,16 @@ show_table(["stage", "minutes", "at first", "in the end", "what is counted"], ro
 print("rendered for training:", sum(count for _, count in TRAINING_POOLS), "videos of 13 frames")
 
 # %% [markdown]
-# **Notice** the shape that all of them have: quick at first, then slower and slower. The first minutes learn colours and
-# places; detail takes the rest.
+# **Notice** the shape of those that begin near minute 0: quick at first, then slower and slower. The first minutes learn
+# colours and places; detail takes the rest. A curve that begins much later goes on from an earlier training; where it rises
+# first, its steps had been made large again, to find a better place than the one they had settled in. And the
+# transformer's trembles, because each step draws other noise and other amounts of it, and the amount decides more about the
+# error than the training does: further down you will see that.
 #
 # ## Look: train a VAE
 #
-# Now you. The network is the scale model's own VAE with random weights. The pictures are single frames of 96 scenes; four
-# scenes that it never trains on will show what it can do.
+# Now you. The network is the scale model's own VAE with random weights. The pictures are single frames of 96 scenes; eight
+# scenes that it never trains on are its exam, and you will watch four of these.
 
 # %%
 from wan_tutorial.mini.data import to_bytes
@@ -188,7 +192,9 @@ print(f"{count_parameters(network):,} random numbers")
 
 # %% [markdown]
 # The training itself is this function, with the parts that trained the shipped VAE. At each step: draw eight crops, let the
-# network copy them, measure the error, and move every weight a little to where the error is less.
+# network copy them, measure the error, and move every weight a little to where the error is less. (`orthogonal` names the
+# convolutions: *Muon* moves them, which evens out each step, so that no direction of a matrix is left behind. *AdamW* moves
+# all else. `narrow` is the next cell's question, and `averaging` you will build yourself.)
 
 
 # %%
@@ -270,8 +276,8 @@ book = explore_pictures(
 )
 
 # %% [markdown]
-# How far did it come? The exam's eight pictures, copied by a grey card, by an untrained network, by yours, and by the VAE
-# that ships with the kit, which had longer and learned from videos:
+# How far did it come? The exam's eight pictures, copied by a card of their mean colour, by an untrained network, by yours,
+# and by the VAE that ships with the kit, which had longer and learned from videos:
 
 
 # %%
@@ -512,7 +518,7 @@ if figures:
         "held out": "captions_held_out",
     }
     subject = {name: figures[group]["subject"] for name, group in groups.items() if group in figures}
-    spread = {name: (row["high"] - row["low"]) / 2 for name, row in subject.items()}
+    spread = {n: (row["value"] - row["low"], row["high"] - row["value"]) for n, row in subject.items()}
     values = {name: row["value"] for name, row in subject.items()}
     show_figure(
         plot_bars(values, y="share with the right subject", title="Is the subject there?", spread=spread)

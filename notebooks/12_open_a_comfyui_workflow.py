@@ -91,7 +91,8 @@ print(f"{longest.node.title} took {longest.seconds / whole:.0%} of {whole:.1f} s
 # %% [markdown]
 # **Notice** the nodes that take no time. They do not compute: `ModelSamplingSD3` writes down a number for the sampler,
 # and `WanVaceToVideo`, with nothing but words given, hands the prompts on and an empty latent of the right shape. (The
-# loaders are quick here because `wan.load` had read the files.)
+# loaders are quick here because `wan.load` had read the files. ComfyUI's own `WanVaceToVideo` encodes a grey video even
+# when nothing is given, and the VACE blocks look at it; here they rest, as in `generate`.)
 #
 # Now the same graph again, with what each node gave: the shape at the start of each wire, the seconds in the titles.
 
@@ -99,22 +100,14 @@ print(f"{longest.node.title} took {longest.seconds / whole:.0%} of {whole:.1f} s
 show_workflow(workflow, runs, title="Text to video, after a run")
 
 # %% [markdown]
-# And as pictures. A latent is shown by its three main directions, embeddings as rows of numbers, one row for each token.
+# And as pictures: the latent, its three main directions as red, green and blue, and a frame of the video.
 
 # %%
 from wan_tutorial.show import plot_pictures, show_figure
 
-shown = {
-    run.node.title: run.outputs[0].picture()
-    for run in runs
-    if run.outputs and run.outputs[0].picture() is not None
-}
-kept = {name: shown[name] for name in ("KSampler", "VAE Decode")}
-show_figure(
-    plot_pictures(
-        list(kept.values()), labels=list(kept), columns=4, alt="What two nodes made: a latent, a frame"
-    )
-)
+names = ["KSampler", "VAE Decode"]
+shown = [run.outputs[0].picture() for run in runs if run.node.title in names]
+show_figure(plot_pictures(shown, labels=names, columns=4, alt="What two nodes made: a latent, a frame"))
 
 # %% [markdown]
 # Is it the same as `generate`? Take the settings out of the graph and ask.
@@ -167,13 +160,12 @@ feeds = {name: [link.source for link in node.links.values()] for name, node in w
 done = []
 while len(done) < len(feeds):
     done.append(next(name for name in feeds if can_run(name, feeds[name], done)))
-print([workflow.nodes[name].type for name in done])
+print(" > ".join(workflow.nodes[name].type for name in done[:6]), "...")
 fed = all(done.index(feeder) < done.index(name) for name in done for feeder in feeds[name])
 print("each node after all that feed it:", fed)
 
 # %% [markdown]
-# It need not be the order from above: wherever two nodes do not wait for each other, either may go first. (The last one is
-# a note on the page, which nothing feeds and which feeds nothing.)
+# It need not be the order from above: wherever two nodes do not wait for each other, either may go first.
 
 # %% [markdown]
 # ## Build: read the file yourself
@@ -214,13 +206,15 @@ print(ksampler_settings(entry["widgets_values"]))
 #
 # </details>
 #
-# The other format, for programs that talk to ComfyUI's server, names everything and keeps no places:
+# The other format, for programs that talk to ComfyUI's server, names everything and keeps no places; a link is a node's name
+# and the number of its output:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 from wan_tutorial.workflow.comfyui_json import to_api
 
-print(json.dumps(to_api(workflow)["8"], indent=1))
+for name, value in to_api(workflow)["8"]["inputs"].items():
+    print(f"{name:13} {value}")
 
 # %% [markdown]
 # ## Explain
@@ -252,7 +246,8 @@ for finding in second.check():
 # %% [markdown]
 # **Notice** three differences in the settings: the LoRA's strength of 0.3, four steps, and a cfg of 1. Lesson 07 shows
 # why they belong together, and lesson 03 what cfg 1 does to the negative prompt. A LoRA is made for one model and changes
-# numbers in its matrices; the scale model has one of its own, which stands in for the file that the graph names.
+# numbers in its matrices; the scale model has one of its own, which stands in for the file that the graph names. (It
+# was trained for a strength of 1, so at the graph's 0.3 it does less than it could.)
 
 # %%
 from wan_tutorial.show import plot_strips
@@ -267,7 +262,7 @@ show_figure(plot_strips(strips, fps=pipe.entry.fps, alt="The videos of the two g
 # %% [markdown]
 # ## Break it
 #
-# A wire to the wrong socket: the sampler gets the text encoder instead of the model. ComfyUI's page would not let you
+# A wire to the wrong socket: `ModelSamplingSD3` gets the text encoder instead of the model. ComfyUI's page would not let you
 # draw it, but a file can say it.
 
 # %%
@@ -288,7 +283,7 @@ broken.set("VAELoader", "vae_name", "../../../etc/passwd")
 print(broken.check()[0])
 
 # %% [markdown]
-# Nothing in a workflow is ever executed here; a node type that this kit does not know is named and left alone.
+# No code in a workflow is ever executed here; a node type that this kit does not know is named and left alone.
 #
 # ## Back to ComfyUI
 #
@@ -301,7 +296,7 @@ from wan_tutorial.workflow.layout import workflow_of
 
 mine = workflow_of(result, model="wan2.1-vace-14b-q3")
 print(write_workflow(mine, "outputs/lesson_12.json").name)
-print(to_api(mine)["8"]["inputs"])
+print({name: value for name, value in to_api(mine)["8"]["inputs"].items() if not isinstance(value, list)})
 
 # %% [markdown]
 # **Your own file:** put its name into `read_workflow` above. Nodes for text to video with Wan 2.1, VACE and LoRAs run;

@@ -4,7 +4,7 @@
     python notebooks/build.py 00 03           some of them
     python notebooks/build.py --sources       only put the Colab lines and the set-up cell into the sources
 
-Each lesson runs from a fresh kernel, in this folder, with the Python that runs this script. What is written carries
+Each lesson runs from a fresh kernel, in an empty folder, with the Python that runs this script. What is written carries
 no widget state, no times, no paths of this machine; pictures are stored as images with their alternative text.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import html
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -117,10 +118,11 @@ def build(path: Path, *, timeout: int = 900) -> Path:
     renew_source(path)
     notebook = read_source(path)
     started = time.perf_counter()
-    client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
-    )
-    client.execute()
+    with tempfile.TemporaryDirectory() as folder:  # empty: earlier runs leave no traces in a lesson
+        client = NotebookClient(
+            notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}
+        )
+        client.execute()
     clean(notebook)
     text = nbformat.writes(notebook) + "\n"
     check_clean(text, path.stem)
@@ -149,10 +151,9 @@ def clean_output(output: NotebookNode) -> NotebookNode:
     """A picture in HTML becomes an image with its alternative text beside it; widgets and players leave their picture."""
     data = output.get("data", {})
     data.pop(WIDGET_VIEW, None)
-    if "<video" in data.get("text/html", "") and "image/png" in data:
-        del data[
-            "text/html"
-        ]  # pages that do not trust a notebook show an empty box; the moving picture plays
+    page = data.get("text/html", "")
+    if ("<video" in page and "image/png" in data) or "image/svg+xml" in data:
+        data.pop("text/html", None)  # pages that do not trust a notebook show an empty box; the picture shows
     found = PICTURE.fullmatch(data.get("text/html", ""))
     if found:
         kind, coded, alt, width = found.groups()
@@ -167,7 +168,7 @@ def check_clean(text: str, name: str) -> None:
     """Stop before a notebook is written that is too large or names this machine."""
     if len(text) > LARGEST:
         raise SystemExit(f"{name} would be {len(text) / 1e6:.2f} MB; a notebook has at most 1 MB.")
-    for place in (str(ROOT), str(Path.home()) + "/", sys.prefix):
+    for place in (str(ROOT), str(Path.home()) + "/", tempfile.gettempdir() + "/", sys.prefix):
         if place in text:
             raise SystemExit(f"{name} names a folder of this machine: {place}")
 

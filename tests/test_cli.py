@@ -52,7 +52,7 @@ def test_generate_writes_a_video_and_a_strip_and_says_what_it_took(command, caps
     out, err = capsys.readouterr()
     for words in (
         "wrote     runs/fire.mp4",
-        "seed 7, 2 steps, guidance 4, shift 8, uni_pc, simple",
+        "seed 7, 2 steps, guidance 4, shift 3, uni_pc, simple",
         "32x32, 5 frames",
     ):
         assert words in out
@@ -91,6 +91,8 @@ def test_the_settings_reach_the_sampler(command, capsys):
         (("--size", "33x32"), "multiple of 16 pixels, not 33: the nearest is 32"),
         (("--size", "32"), "--size is WIDTHxHEIGHT"),
         (("--size", "wide"), "--size is WIDTHxHEIGHT"),
+        (("--size", "axb"), "--size is WIDTHxHEIGHT in pixels, such as 96x96, not 'axb'"),
+        (("--frames", "-3"), "4k + 1 (1, 5, 9, 13, ...), not -3: the nearest is 1"),
         (("--frames", "12"), "4k + 1 (1, 5, 9, 13, ...), not 12: the nearest is 13"),
         (("--steps", "0"), "1 or more, not 0"),
         (("--sampler", "ddim"), "Known: euler"),
@@ -99,6 +101,7 @@ def test_the_settings_reach_the_sampler(command, capsys):
         (("--model", "large"), "Known: mini, mini-f16, wan2.1-vace-14b-q3"),
         (("--vae", "nowhere.safetensors"), "none at nowhere.safetensors"),
         (("--device", "toaster"), "cpu or cuda, not 'toaster'"),
+        (("--device", "mps"), "cpu or cuda, not 'mps': try cpu"),
         (("--output", "video.gif"), "an .mp4 file, not 'video.gif': try video.mp4"),
         (("--output", "."), "is a folder: try"),
         (("--enlarge", "0"), "1 time or more, not 0"),
@@ -164,6 +167,15 @@ def test_doctor_judges_every_model(capsys):
         assert name in page
 
 
+def test_doctor_plans_what_its_options_ask_for(capsys):
+    assert cli.main(["doctor", "--size", "480x480", "--frames", "17"]) == 0
+    assert "wan2.1-vace-14b-q3 on" in (page := capsys.readouterr().out) and "480x480, 17 frames" in page
+    assert cli.main(["doctor", "mini", "--steps", "0"]) == 2
+    assert "1 or more, not 0" in capsys.readouterr().err
+    assert cli.main(["doctor", "mini", "--guidance", "-2"]) == 2
+    assert "0 or more, not -2.0" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------------------- help
 
 
@@ -208,6 +220,24 @@ def test_a_video_survives_its_file(tmp_path):
         pictures.read_video(tmp_path / "bad.mp4")
 
 
+def test_no_more_of_a_video_is_read_than_is_asked_for(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    path = pictures.write_video(frames, tmp_path / "video.mp4", fps=8)
+    assert np.array_equal(pictures.read_video(path, most=5), pictures.read_video(path)[:5])
+
+
+def test_a_pipe_that_breaks_under_the_video_is_an_error(command, capsys, monkeypatch):
+    """It is ffmpeg that has gone then, not the reader of our output."""
+    import mediapy
+
+    def broken(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(mediapy, "write_video", broken)
+    assert command("--quiet") == 2 and written() == []
+    assert "outputs/video.mp4 could not be written" in capsys.readouterr().err
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     import mediapy
 
@@ -218,7 +248,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "video.mp4"
     path.write_bytes(b"the old one")
     monkeypatch.setattr(mediapy, "write_video", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(WanError, match="video.mp4 could not be written"):
         pictures.write_video(np.zeros((1, 16, 16, 3)), path, fps=8)
     assert path.read_bytes() == b"the old one" and len(list(tmp_path.iterdir())) == 1
 

@@ -160,6 +160,14 @@ def test_a_disk_that_fills_up_on_the_way_is_said(hub, tmp_path, monkeypatch):
         download("causvid-v2", tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_is_no_lost_network(hub, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(
+        WanError, match=r"The folder .*loras cannot be written \(.*name another with --folder"
+    ):
+        download("causvid-v2", tmp_path / "taken")
+
+
 def test_without_a_network_the_sentence_says_how_to_go_on(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(WanError, match=r"The hub cannot be reached for .*connect, or get .* into loras/"):

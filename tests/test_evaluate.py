@@ -20,13 +20,14 @@ from wan_tutorial.mini.evaluate import (
     mean,
     measure_motion,
     measure_vae,
+    other_scenes,
     render_scenes,
     sha256,
     share,
     show_sheets,
     write_json,
 )
-from wan_tutorial.mini.judge import Judge, new_clip
+from wan_tutorial.mini.judge import Judge, names_in, new_clip
 from wan_tutorial.mini.world import HELD_OUT, Scene, draw_scene, render
 from wan_tutorial.pipeline import load
 from wan_tutorial.sizes import VideoSize
@@ -63,6 +64,16 @@ def test_frechet_distance_of_known_gaussians():
     second = torch.randn(20_000, 3) * 2 + torch.tensor([1.0, 0.0, 0.0])
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(first, second) == pytest.approx(1 + 3, rel=0.05)  # |m|^2 + 3 (2 - 1)^2
+
+
+def test_other_scenes_fit_the_same_captions_and_differ_in_what_these_leave_open():
+    scenes = held_out_scenes(40, defects=False)
+    prompts, truths = captions_of(scenes)
+    others = other_scenes(scenes, truths)
+    for scene, other, prompt in zip(scenes, others, prompts, strict=True):
+        assert other.defect is None and other.seed != scene.seed
+        assert all(getattr(other, name) == getattr(scene, name) for name in names_in(prompt, scene))
+    assert any(scene.light != other.light for scene, other in zip(scenes, others, strict=True))
 
 
 def test_vae_figures_of_a_known_error():

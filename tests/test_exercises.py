@@ -101,6 +101,13 @@ def test_an_empty_stub_is_told_so_and_the_lesson_goes_on(exercise, capsys):
     assert mark(exercise, not_implemented).mark == "empty"
 
 
+def test_the_kits_own_answer_is_not_praised(capsys):
+    handed_back = steps.check_euler_step(lambda *arguments: ...)
+    steps.check_euler_step(handed_back, hint=1)  # the checker's cell run again, and not the learner's
+    told = capsys.readouterr().out
+    assert "the kit's own here, not yours" in told and "Hint 1 of 3" in told and "Right" not in told
+
+
 def test_hints_come_one_by_one_and_all_on_request(capsys):
     wrong = steps.EULER_STEP.misconceptions[0].function
     for level in (1, 2, 3, 4):

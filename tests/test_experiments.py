@@ -1,6 +1,7 @@
 """Runs that are remembered: complete records, the same bits again, grids that go on, on any executor."""
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from wan_tutorial.errors import WanError
 from wan_tutorial.experiments import Experiments, RunSettings, paint, read_record
 from wan_tutorial.files import write_safetensors
 from wan_tutorial.pipeline import load
-from wan_tutorial.show.runs import write_page
+from wan_tutorial.show.runs import thumbnail, write_page
 from wan_tutorial.show.video import to_frames
 from wan_tutorial.sizes import VideoSize
 
@@ -51,7 +52,7 @@ def made(pipe, tmp_path_factory):
 def test_settings_fill_in_the_models_own_and_check_themselves():
     own = RunSettings("a fire")
     assert (own.size, own.steps, own.guidance) == (VideoSize(96, 96, 13), 20, 4.0)
-    assert (own.sampler, own.shift) == ("uni_pc", 8.0)
+    assert (own.sampler, own.shift) == ("uni_pc", 3.0)
     assert RunSettings("a fire", model="wan2.1-vace-14b-q3").size == VideoSize(832, 480, 81)
     for wrong, told in (
         ({"model": "mimi"}, "Did you mean mini"),
@@ -93,7 +94,7 @@ def test_the_difference_between_two_settings_is_said_in_words():
         "prompt: without 'burning wood', with 'snow'",
         "seed 0 and 4",
         "guidance 2 and 3.5",
-        "loras none and speed at 0.5",
+        "LoRA none and speed at 0.5",
     ]
     assert SETTINGS.unlike(SETTINGS) == []
     assert SETTINGS.unlike(replace(SETTINGS, prompt="in the burning wood a sword")) == [
@@ -115,8 +116,9 @@ def test_painting_is_generating_bit_for_bit_and_tells_each_step(pipe):
         ("text", 0, 2),
         ("steps", 1, 2),
         ("steps", 2, 2),
+        ("decode", 0, 1),
     ]
-    assert guesses.shape == (2, 2, 4, 4, 3) and np.array_equal(moments[-1].guess, guesses[1])
+    assert guesses.shape == (2, 2, 4, 4, 3) and np.array_equal(moments[2].guess, guesses[1])
 
 
 def test_a_record_is_a_plain_folder_that_tells_everything(made, pipe):
@@ -171,11 +173,19 @@ def test_what_was_given_to_a_run_is_kept_with_it(bench, tmp_path):
     Image.fromarray(pixels).save(picture)
     given = replace(SETTINGS, reference=str(picture), vace_strength=0.7, denoise=0.6,
                     start=str(before.folder / "frames.png"))  # fmt: skip
-    first = bench.run(given)
+    stages = []
+    first = bench.run(given, see=lambda moment: stages.append(moment.stage))
+    assert stages == ["text", "context", "steps", "steps", "decode", "record"]
     assert first.checksum != before.checksum and {"reference.png", "start.png"} <= {
         p.name for p in first.folder.iterdir()
     }
     assert len(first.guesses()) == 2  # without the reference's own frame
+    second = bench.run(replace(first.settings, seed=9))  # with its own copy of what was given
+    assert first.settings.unlike(second.settings) == ["seed 0 and 9"]
+    other = replace(first.settings, reference=str(before.folder / "frames.png"))
+    assert first.settings.unlike(other) == ["another picture"]
+    page = write_page([first, before], tmp_path / "page.html").read_text()
+    assert page.count('alt="The reference picture"') == 1
     picture.unlink()
     shutil.rmtree(before.folder)
     assert bench.repeat(read_record(first.folder)).checksum == first.checksum
@@ -281,6 +291,18 @@ def test_uploaded_pictures_stay_inside_the_folder(bench):
     Image.new("RGB", (20, 20), "red").save(page)
     kept = bench.add_picture("../../../a b.png", page.read_bytes())
     assert kept.parent == bench.folder / "pictures" and kept in bench.pictures()
+
+
+def test_an_uploaded_picture_is_upright_and_white_where_it_is_transparent(bench):
+    photo = Image.new("RGBA", (20, 30), (255, 0, 0, 0))
+    turned = photo.getexif()
+    turned[274] = 6  # as a phone held upright writes it
+    page = bench.folder.parent / "photo.png"
+    photo.save(page, exif=turned)
+    with Image.open(bench.add_picture("photo.png", page.read_bytes())) as kept:
+        assert kept.size == (30, 20) and kept.mode == "RGB" and kept.getpixel((3, 3)) == (255, 255, 255)
+    with Image.open(io.BytesIO(thumbnail(page))) as small:
+        assert small.size == (30, 20) and min(small.convert("RGB").getpixel((3, 3))) > 250
 
 
 # -------------------------------------------------------------------------------------------------------- grids

@@ -305,7 +305,7 @@ def test_a_difference_is_dark_where_nothing_differs_and_needs_one_size():
 def test_a_second_run_is_asked_for_where_there_is_none(lab):
     lab.run()
     lab.parts["view"].value = "Side by side"
-    assert "needs a second run" in status(lab)
+    assert "needs a second run" in status(lab) and lab.parts["view"].value == "Video"
 
 
 # ------------------------------------------------------------------------------------------------ history, grids
@@ -319,6 +319,7 @@ def test_history_survives_a_restart_and_gives_settings_back(two, pipe):
         "0001",
     ] and lab.record.number == 2
     first = lab.bench.find(1)
+    assert lab.other == first
     lab.parts["picks"].value = (first.id,)
     assert "a sword" in lab.parts["details"].value
     lab.parts["seed"].value = 77
@@ -358,7 +359,9 @@ def test_repeating_and_saving_a_page(lab):
 
 def test_a_grid_fills_cell_by_cell_and_goes_on_after_a_cancel(lab):
     tables = []
+    said = []
     lab.parts["grid"].observe(lambda change: tables.append(change["new"]), names="value")
+    lab.parts["status"].observe(lambda change: said.append(change["new"]), names="value")
     lab.parts["across"].value, lab.parts["down"].value = "guidance", "seed"
     assert lab.parts["across_values"].value == "1, 3, 6, 9"
     lab.parts["across_values"].value, lab.parts["down_values"].value = "1, 2.5", "4, five"
@@ -371,6 +374,7 @@ def test_a_grid_fills_cell_by_cell_and_goes_on_after_a_cancel(lab):
     lab.desk.wait()
     stop.join()
     assert 2 <= len(lab.bench.history()) < 4
+    assert any("Video 2 of 4. Painting: step 1 of 2" in words for words in said)
     records = lab.run_grid()
     assert [(one.settings.seed, one.settings.guidance) for one in records] == [
         (4, 1.0),

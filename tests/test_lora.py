@@ -556,6 +556,62 @@ def test_a_text_encoder_lora_and_a_stranger_in_the_pipeline(pipe, lora_file, tmp
         generate(pipe, loras=[(lora_file, float("nan"))])
 
 
+def test_the_stages_by_themselves_refuse_a_stranger_and_keep_no_lora(pipe, tmp_path):
+    words = {"text_encoder.encoder.block.0.layer.0.SelfAttention.v.diff": torch.randn(256, 256) * 0.1}
+    path = written(tmp_path, words, "words.safetensors")
+    bare = pipe.encode_text(PROMPT).positive
+    assert not torch.equal(pipe.encode_text(PROMPT, loras=[(path, 1.0)]).positive, bare)
+    assert torch.equal(pipe.text_encoder.encode(PROMPT, len(bare)).embedding, bare)
+    stranger = written(tmp_path, {"double_blocks.0.x.diff": torch.ones(2)}, "flux.safetensors")
+    with pytest.raises(WanError, match="flux.safetensors belongs to another model"):
+        pipe.denoise(pipe.draw_noise(SIZE), pipe.encode_text(PROMPT), loras=[(stranger, 1.0)])
+
+
+def test_an_error_half_way_leaves_no_lora_behind(state, inputs, tmp_path, monkeypatch):
+    from wan_tutorial import lora as module
+
+    model = build_transformer(state)
+    bare = answer(model, inputs)
+    lora = read_lora(written(tmp_path, causvid_state(state)))
+    rack, whole, count = module.LoraRack(merged=True), module._set_share, []
+
+    def failing(layer, name, owner, strength, change):
+        count.append(strength)
+        if strength and len(count) == 20:
+            raise torch.OutOfMemoryError("no memory left")
+        whole(layer, name, owner, strength, change)
+
+    monkeypatch.setattr(module, "_set_share", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        rack.put_on(model, ((lora, 1.0),))
+    assert torch.equal(answer(model, inputs), bare)
+    rack.put_on(model, ((lora, 1.0),))
+    assert distance(answer(model, inputs), bare) > 0.01
+    rack.put_on(model, ())
+    assert torch.equal(answer(model, inputs), bare)
+
+
+def test_a_bias_of_peft_is_scaled_as_its_product(tmp_path):
+    layer = "diffusion_model.blocks.0.ffn.0"
+    keys = {f"{layer}.lora_A.weight": torch.randn(4, 256), f"{layer}.lora_B.weight": torch.randn(512, 4)}
+    keys |= {f"{layer}.lora_B.bias": torch.ones(512), f"{layer}.alpha": torch.tensor(2.0)}
+    change = read_lora(written(tmp_path, keys)).changes[layer]
+    assert torch.equal(change.bias, torch.full((512,), 0.5))
+
+
+def test_a_bias_on_a_layer_without_one_has_the_layers_type(tmp_path):
+    encoder = load_text_encoder(small_text_encoder_state(fp8=False))
+    key = "text_encoder.encoder.block.0.layer.0.SelfAttention.v.diff_b"
+    lora = read_lora(written(tmp_path, {key: torch.ones(256, dtype=torch.float16)}))
+    beside, bare = [], encoder.encode(PROMPT, 8).embedding
+    for put_on in (lora.apply_to, lora.merge_into):
+        on = put_on(encoder, 0.5)
+        beside.append(encoder.encode(PROMPT, 8).embedding)
+        on.remove()
+    assert distance(*beside) < 1e-5 and distance(beside[0], bare) > 1e-4
+    assert torch.equal(encoder.encode(PROMPT, 8).embedding, bare)
+
+
 def test_a_kept_run_knows_its_loras(pipe, lora_file, tmp_path, monkeypatch):
     whole = generate(pipe, loras=[(lora_file, 0.5)], steps=3)
     interrupt_at_second_call(pipe, monkeypatch)

@@ -191,17 +191,21 @@ def test_the_builder_stores_pictures_as_images_and_drops_what_belongs_to_one_run
         "text/plain": "a fire",
     }
     video = nbformat.v4.new_output("display_data", played)
+    graph = nbformat.v4.new_output("display_data", {"text/html": "<img>", "image/svg+xml": "<svg/>"})
     bar = nbformat.v4.new_output("stream", name="stderr", text="steps 3/20")
     cell = nbformat.v4.new_code_cell(
-        "x", outputs=[picture, widget, video, bar], metadata={"execution": {"iopub.status.busy": "now"}}
+        "x",
+        outputs=[picture, widget, video, graph, bar],
+        metadata={"execution": {"iopub.status.busy": "now"}},
     )
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}})
     build.clean(notebook)
-    first, second, third = notebook.cells[0].outputs
+    first, second, third, fourth = notebook.cells[0].outputs
     assert first.data == {"image/png": "AAAA", "text/plain": "a <b> fire"}
     assert first.metadata == {"image/png": {"alt": "a <b> fire", "width": 920}}
     assert build.WIDGET_VIEW not in second.data and second.data["image/png"] == "BBBB"
     assert third.data == {"image/png": "CCCC", "text/plain": "a fire"}  # plays where nobody is trusted
+    assert fourth.data == {"image/svg+xml": "<svg/>"}
     assert "widgets" not in notebook.metadata and "execution" not in notebook.cells[0].metadata
 
 

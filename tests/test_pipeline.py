@@ -277,19 +277,24 @@ def test_a_prompt_that_is_too_long_says_what_is_left_out(pipe):
         ({"sampler": "uni_pk"}, "Did you mean uni_pc"),
         ({"scheduler": "simpel"}, "Did you mean simple"),
         ({"guidance": float("nan")}, "guidance must be a number"),
-        ({"shift": 0.0}, "shift must be a number above 0"),
+        ({"shift": 0.0}, "shift must be a number from 0.01 to 100"),
         ({"denoise": 0.5}, "needs a video to start"),
+        ({"denoise": 0.5, "start": torch.zeros(5, 48, 48, 3)}, r"= \(5, 32, 32, 3\), not \(5, 48, 48, 3\)"),
+        (
+            {"denoise": 0.5, "start": np.zeros((5, 32, 32, 3), np.uint8)},
+            "floats from -1 to 1, .* not .* of uint8",
+        ),
         ({"seed": -1}, "A seed is a whole number"),
+        ({"size": "96x96x13"}, r"not '96x96x13': try wan.VideoSize\(width=96, height=96, frames=13\)"),
+        ({"prompt": ["a sword", "an axe"]}, r"A prompt is one text, not \['a sword', 'an axe'\]"),
+        ({"negative": None}, "A prompt is one text, not None"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(pipe, options, words):
+def test_what_cannot_be_done_is_said_before_any_work(pipe, monkeypatch, tmp_path, options, words):
+    monkeypatch.setattr(Pipeline, "part", lambda *_: pytest.fail("a network was asked for"))
     with pytest.raises(WanError, match=words):
-        generate(pipe, **options)
-
-
-def test_a_start_of_another_size_is_refused(pipe):
-    with pytest.raises(WanError, match="shape of the noise"):
-        generate(pipe, start=torch.zeros(5, 48, 48, 3), denoise=0.5)
+        generate(pipe, **{"keep": tmp_path / "run"} | options)
+    assert not (tmp_path / "run").exists()
 
 
 # --------------------------------------------------------------------------------------------------- model files
@@ -400,6 +405,8 @@ def test_placement_follows_the_machine_and_gives_reasons():
         place_model(MINI, LAPTOP, device="toaster")
     with pytest.raises(WanError, match="0 or more, not -1"):
         place_model(MINI, LAPTOP, widen_budget_bytes=-1)
+    with pytest.raises(WanError, match="torch.bfloat16, not 'float16': leave it out"):
+        place_model(MINI, LAPTOP, dtype="float16")
 
 
 def test_the_meter_sees_the_peak_of_a_stage():

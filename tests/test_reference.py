@@ -346,3 +346,30 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     with pytest.raises(WanError, match="cut.png is not a picture"):
         read_picture(tmp_path / "cut.png", "reference")
     check_strength([0, 1.5])
+
+
+def test_a_photograph_stands_as_its_camera_noted(tmp_path):
+    note = Image.Exif()
+    note[0x0112] = 6  # lying: to be turned clockwise
+    picture(40, 24).save(tmp_path / "photo.png", exif=note)
+    upright = np.asarray(picture(40, 24).transpose(Image.Transpose.ROTATE_270))
+    assert torch.equal(read_picture(tmp_path / "photo.png"), read_picture(upright))
+
+
+def test_sixteen_bits_of_grey_are_not_cut_off(tmp_path):
+    grey = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    read = read_picture(tmp_path / "grey.png")
+    assert abs(read.mean()) < 0.01 and torch.equal(read[..., 0], read[..., 2])
+    with pytest.raises(WanError, match="not a picture"):  # floats from 0 to 1 would be black
+        read_picture(np.ones((32, 32), np.float32), "reference")
+
+
+def test_a_mask_of_file_names_is_refused():
+    with pytest.raises(WanError, match="A mask is one picture, or numbers .* not list"):
+        read_given(SMALL, video=clip(), mask=["one.png", "two.png"])
+
+
+def test_as_many_strengths_as_blocks(pipe):
+    with pytest.raises(WanError, match="one for each of 2 VACE blocks, not 3"):
+        generate(pipe, reference=picture(48, 32), vace_strength=[1.0, 1.0, 1.0])

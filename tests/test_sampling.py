@@ -18,7 +18,7 @@ from wan_tutorial.errors import WanError
 from wan_tutorial.noise import mix
 from wan_tutorial.sampling import schedules
 from wan_tutorial.sampling.denoise import SamplingSettings, denoise, guided_velocity
-from wan_tutorial.sampling.schedules import SCHEDULERS, ksampler_sigmas, make_sigmas, shift_time
+from wan_tutorial.sampling.schedules import SCHEDULERS, make_sigmas, shift_time
 from wan_tutorial.sampling.solvers import SOLVERS, Step, euler, unipc_weights
 
 COMFYUI = json.loads((Path(__file__).parent / "fixtures" / "comfyui_ksampler.json").read_text())
@@ -203,7 +203,7 @@ def test_comfyuis_ksampler(run):
 )
 def test_simple_with_and_without_the_dropped_level(steps, shift, dropping, plain):
     for sampler, expected in (("uni_pc", dropping), ("uni_pc_bh2", dropping), ("euler", plain)):
-        sigmas = ksampler_sigmas(sampler, "simple", steps, shift)
+        sigmas = make_sigmas(sampler, "simple", steps, shift)
         assert sigmas.tolist() == pytest.approx([float(level) for level in expected.split()], abs=6e-5)
 
 
@@ -211,10 +211,10 @@ def test_normal_and_sgm_uniform_by_hand():
     """Shift 2: the lowest level is 2 * .001 / 1.001, and is shifted once more at the end of "normal"."""
     lowest = shift_time(0.001, 2.0)
     middle = shift_time((1 + lowest) / 2, 2.0)
-    assert ksampler_sigmas("euler", "normal", 3, 2.0).tolist() == pytest.approx(
+    assert make_sigmas("euler", "normal", 3, 2.0).tolist() == pytest.approx(
         [1, middle, shift_time(lowest, 2.0), 0], abs=1e-6
     )
-    assert ksampler_sigmas("euler", "sgm_uniform", 2, 2.0).tolist() == pytest.approx([1, middle, 0], abs=1e-6)
+    assert make_sigmas("euler", "sgm_uniform", 2, 2.0).tolist() == pytest.approx([1, middle, 0], abs=1e-6)
 
 
 def test_beta_quantiles():
@@ -226,7 +226,7 @@ def test_beta_quantiles():
 
 def test_beta_by_scipy():
     """Computed once with scipy.stats.beta.ppf, which ComfyUI uses and this package does not need."""
-    sigmas = ksampler_sigmas("euler", "beta", 10, 1.0)
+    sigmas = make_sigmas("euler", "beta", 10, 1.0)
     places = [999, 959, 876, 765, 637, 500, 362, 234, 123, 40]
     assert sigmas.tolist() == pytest.approx([*((place + 1) / 1000 for place in places), 0], abs=1e-6)
 
@@ -370,8 +370,8 @@ def test_an_error_in_the_model_reaches_the_caller():
 @pytest.mark.parametrize("sampler", ["euler", "uni_pc"])
 @pytest.mark.parametrize(("steps", "strength", "whole"), [(10, 0.5, 20), (4, 0.57, 7), (20, 0.8, 25)])
 def test_denoise_below_one_is_the_tail_of_a_longer_schedule(sampler, steps, strength, whole):
-    sigmas = ksampler_sigmas(sampler, "simple", steps, 8.0, strength)
-    assert torch.equal(sigmas, ksampler_sigmas(sampler, "simple", whole, 8.0)[-(steps + 1) :])
+    sigmas = make_sigmas(sampler, "simple", steps, 8.0, strength)
+    assert torch.equal(sigmas, make_sigmas(sampler, "simple", whole, 8.0)[-(steps + 1) :])
 
 
 @pytest.mark.parametrize("sampler", SOLVERS)
@@ -496,15 +496,20 @@ def test_embeddings_of_different_lengths():
         ({"guidance": -1}, "The guidance must be a number, 0 or more, not -1: try 6, or 1 for none."),
         ({"guidance": math.nan}, "The guidance must be a number, 0 or more, not nan"),
         ({"guidance": "6"}, "The guidance must be a number, 0 or more, not '6'"),
-        ({"shift": 0}, "The shift must be a number above 0, not 0: try 8, or 1 for none."),
-        ({"shift": math.inf}, "The shift must be a number above 0, not inf"),
+        ({"shift": 0}, "The shift must be a number from 0.01 to 100, not 0: try 8, or 1 for none."),
+        ({"shift": 1e9}, "The shift must be a number from 0.01 to 100, not 1000000000.0"),
+        ({"shift": math.inf}, "The shift must be a number from 0.01 to 100, not inf"),
         ({"denoise": 0}, "The denoise must be above 0 and at most 1, not 0: try 1, or 0.6."),
         ({"denoise": 1.01}, "The denoise must be above 0 and at most 1, not 1.01"),
         ({"denoise": math.nan}, "The denoise must be above 0 and at most 1, not nan"),
-        ({"steps": 1000}, "steps / denoise may be at most 999"),
+        (
+            {"steps": 1000},
+            "The steps with uni_pc may be 999 at most, as the model's clock has 1000 ticks, not 1000:",
+        ),
+        ({"steps": 1001, "sampler": "euler"}, "The steps with euler may be 1000 at most"),
         (
             {"steps": 20, "denoise": 0.01},
-            "steps / denoise may be at most 999, as the model's clock has 1000 ticks",
+            "The steps with uni_pc may be 999 at most, as the model's clock has 1000 ticks, not 2000 (20 at denoise 0.01):",
         ),
     ],
 )
@@ -512,6 +517,23 @@ def test_settings_that_cannot_work(settings, sentence):
     with pytest.raises(WanError) as error:
         SamplingSettings(**settings)
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("shift", [0.01, 100.0])
+@pytest.mark.parametrize("sampler", SOLVERS)
+def test_the_largest_and_smallest_shift_leave_room_between_levels(sampler, shift):
+    for steps in (1, 7, 990):
+        settings = SamplingSettings(steps=steps, shift=shift, sampler=sampler)
+        *_, last = denoise(GaussianVelocity(0, 1), plain_noise(4), settings=settings)
+        assert last.latent.isfinite().all()
+
+
+def test_an_answer_that_is_no_number_is_not_painted():
+    def broken(latent, sigma):
+        return latent * float("nan")
+
+    with pytest.raises(WanError, match="At noise level 1 the model answers with numbers that are not finite"):
+        list(denoise(broken, plain_noise(4), settings=SamplingSettings(steps=2)))
 
 
 def test_part_of_the_way_needs_a_video_to_start_from():

@@ -45,7 +45,9 @@ FIGURES = {
     "lines": lambda: curves.plot_lines(
         {"a": ([1, 2], [3, 4])}, x="steps", y="error", title="Error", logarithmic=True
     ),
-    "bars": lambda: curves.plot_bars({"a": 1.0, "b": 0.5}, y="error", title="Error", spread={"a": 0.1}),
+    "bars": lambda: curves.plot_bars(
+        {"a": 1.0, "b": 0.5}, y="error", title="Error", spread={"b": (0.1, 0.0)}
+    ),
     "trajectory": lambda: curves.plot_trajectory({"a": [normal(1, 16, 2, 4, 4, seed=i) for i in range(4)]}),
     "tokens": lambda: text_maps.plot_tokens(["\u2581a", "\u2581sword", "</s>"], [3, 4, 1], length=64),
     "cosines": lambda: text_maps.plot_cosines(np.eye(3), ["a", "b", "c"], ["a", "b", "c"]),

@@ -219,7 +219,7 @@ def test_the_student_walks_its_own_steps_and_a_perfect_one_has_no_loss():
             count = len(latent) // len(clean)
             return (latent - clean.repeat(count, 1, 1, 1, 1)) / (timestep / 1000).view(-1, 1, 1, 1, 1)
 
-    settings = load("mini").settings(steps=4, guidance=1.0)
+    settings = load("mini").settings(steps=4, guidance=1.0, shift=8.0)
     places, times = distill.walk(Perfect(), noise, torch.zeros(2, 3, 8), settings)
     assert places.shape == (8, 16, 2, 4, 4)
     assert times[::2].tolist() == pytest.approx(

@@ -181,12 +181,6 @@ def test_packed_and_half_precision_together_agree(state, inputs, context):
     assert fly.condition_embedder.time_embedder.linear_2.weight.dtype == torch.float32
 
 
-def test_converters_prefix_is_taken_off(state, model, inputs):
-    prefixed = build_transformer({"model.diffusion_model." + name: tensor for name, tensor in state.items()})
-    with torch.no_grad():
-        assert torch.equal(prefixed(*inputs), model(*inputs))
-
-
 def test_tokens_know_their_place():
     """Rope turns tokens apart: distances in time, rows and columns alone decide the product of two tokens."""
     table = rope_table((2, 3, 4), torch.device("cpu")).view(2, 3, 4, 64)

@@ -140,6 +140,11 @@ def test_wrong_files_are_explained():
         load_vae({name: tensor for name, tensor in state.items() if "resample" not in name})
 
 
+def test_a_latent_that_is_no_number_is_not_shown(vae):
+    with pytest.raises(WanError, match="numbers that are not finite"):
+        vae.decode(torch.full((1, 16, 1, 2, 2), torch.nan))
+
+
 @pytest.mark.parametrize("shape", [(6, 16, 16), (5, 12, 16), (5, 16, 20)])
 def test_sizes_that_do_not_fit_are_explained(vae, shape):
     with pytest.raises(WanError, match="the nearest that fits is 5 frames of"):

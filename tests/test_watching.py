@@ -10,6 +10,7 @@ from torch import nn
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.exercises import first, pixels, training
+from wan_tutorial.mini.curves import read_curve
 from wan_tutorial.mini.evaluate import measure_vae
 from wan_tutorial.mini.loop import Budget, train, update_average
 from wan_tutorial.mini.train_transformer import flow_matching_loss
@@ -163,6 +164,9 @@ def test_stop_keeps_what_was_learned_and_the_minutes_that_are_left(shown, tmp_pa
     with watching.TrainingBoard(TARGET, grey, figure="error", y="error") as board:
         train_line(board, tmp_path, minutes=float(minutes) + 0.005)
     assert board.minutes[0] >= float(minutes) and not board.stopped  # goes on where it was
+    with watching.TrainingBoard(TARGET, grey, figure="error", y="error") as board:
+        train_line(board, tmp_path, minutes=float(minutes))
+    assert not board.pages and "no minutes are left" in board._said.value
 
 
 def test_an_interrupt_of_the_kernel_stops_and_keeps(shown, tmp_path):
@@ -225,11 +229,19 @@ def test_a_moment_has_words_and_fits_the_page():
     assert style.to_array(figure, dots=50).std() > 1
 
 
+def test_a_curve_forgets_what_was_done_again(tmp_path):
+    rows = "1,0.1,9\n2,0.2,8\n3,0.3,7\n2,0.25,6\n3,0.4,5\n"  # cut after step 3, and gone on from step 1
+    (tmp_path / "progress.csv").write_text("step,minutes,loss\n" + rows)
+    minutes, losses = read_curve(tmp_path / "progress.csv", "loss")
+    assert minutes.tolist() == [0.1, 0.2, 0.25, 0.4] and losses.tolist() == [9, 8, 6, 5]
+
+
 # -------------------------------------------------------------------------------------------------- the fireside
 
 
 def test_the_scene_explorer_draws_and_captions_what_is_chosen(shown):
-    panel = watching.explore_scene(subject="axe", setting="snow")
+    panel = watching.explore_scene(subject="axe", setting="snow", relation="beside")
+    assert panel.controls["relation"].value == "beside"
     said = shown.pages[0][0]["text/plain"]
     assert said.startswith("A scene: ") and any(word in said for word in ("axe", "hatchet"))
     before = panel.parts["image"].value
@@ -238,5 +250,9 @@ def test_the_scene_explorer_draws_and_captions_what_is_chosen(shown):
     assert shore != before and any(word in shore for word in ("shore", "sea", "beach", "ocean"))
     panel.controls["subject"].value = "campfire"  # stands neither in the fire nor beside it
     assert panel.parts["label"].value == "" and panel.parts["image"].value != shore
-    assert set(panel.controls["defect"].options) >= {("none", None), ("blurry", "blurry")}
+    plain = panel.parts["image"].value
+    panel.controls["defect"].value = "blurry"
+    assert panel.parts["image"].value != plain
+    panel.controls["defect"].value = "none"
+    assert panel.controls["defect"].index == 0 and panel.parts["image"].value == plain
     assert ("campfire", "orange", "shore") not in HELD_OUT

@@ -22,7 +22,7 @@ from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sizes import VideoSize
 from wan_tutorial.workflow import Workflow, read_workflow
 from wan_tutorial.workflow.comfyui_json import parse_workflow, to_api, to_ui, write_workflow
-from wan_tutorial.workflow.draw import draw_workflow, to_svg
+from wan_tutorial.workflow.draw import draw_workflow, show_workflow, to_svg
 from wan_tutorial.workflow.graph import wrong_name
 from wan_tutorial.workflow.layout import workflow_of
 from wan_tutorial.workflow.nodes import PAGE_ONLY, node_types
@@ -614,7 +614,7 @@ def test_large_graphs_are_checked_in_no_time():
 # --------------------------------------------------------------------------------------------------------- drawing
 
 
-def test_drawings_show_every_node_and_say_so_in_words(pipe):
+def test_drawings_show_every_node_and_say_so_in_words(pipe, monkeypatch):
     workflow = small(read_workflow(PLAIN))
     runs = list(workflow.run(pipe=pipe))
     figure = draw_workflow(workflow, runs, title="Text to video")
@@ -626,6 +626,11 @@ def test_drawings_show_every_node_and_say_so_in_words(pipe):
     assert "KSampler from ModelSamplingSD3, WanVaceToVideo" in figure.get_label()
     svg = to_svg(figure)
     assert svg.startswith("<?xml") and 10_000 < len(svg) < 600_000
+    caught = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: caught.append(data))
+    show_workflow(read_workflow(LORA))
+    assert ' width="100%" viewBox=' in caught[0]["image/svg+xml"]  # no wider than the page
+    assert 'alt="A ComfyUI workflow as a graph of' in caught[0]["text/html"]
     blue = draw_workflow(read_workflow(LORA))
     shown = " ".join(text.get_text() for text in blue.axes[0].texts)
     assert "Power Lora Loader (rgthree)" in shown and "Wan21_CausVid_14B_T2V_lora_rank32.safetensors" in shown

@@ -157,9 +157,9 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         "--guidance",
         type=float,
         metavar="G",
-        help="how hard to follow the prompt; ComfyUI's cfg (6); 1 is off",
+        help="how hard to follow the prompt; ComfyUI's cfg (6, the scale model 4); 1 is off",
     )
-    add("--shift", type=float, metavar="S", help="how long to stay among the high noise levels (8)")
+    add("--shift", type=float, metavar="S", help="how long to stay among high noise (8, the scale model 3)")
     add(
         "--sampler",
         metavar="NAME",
@@ -237,7 +237,7 @@ def run_generate(options: argparse.Namespace) -> int:
         reference=options.reference,
         first_frame=options.first_frame,
         mask=options.mask,
-        video=read_moving(options.video),
+        video=read_moving(options.video, (size or pipe.entry.size).frames),
         vace_strength=options.reference_strength,
         fit=options.fit,
         loras=[read_lora_option(words) for words in options.lora],
@@ -261,22 +261,22 @@ def read_size(options: argparse.Namespace) -> VideoSize | None:
     own = find_model(options.model).size
     if options.size is None and options.frames is None:
         return None
-    pixels = options.size or f"{own.width}x{own.height}"
-    if pixels.lower().count("x") != 1:
+    sides = (options.size or f"{own.width}x{own.height}").lower().split("x")
+    if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
         raise WanError(
-            f"--size is WIDTHxHEIGHT in pixels, such as 96x96, not {pixels!r}; --frames has the length."
+            f"--size is WIDTHxHEIGHT in pixels, such as 96x96, not {options.size!r}; --frames has the length."
         )
-    frames = own.frames if options.frames is None else options.frames
-    return VideoSize.parse(f"{pixels}x{frames}")
+    width, height = map(int, sides)
+    return VideoSize(width, height, own.frames if options.frames is None else options.frames)
 
 
-def read_moving(path: str | None) -> np.ndarray | str | None:
-    """A video file's frames; a picture stays a path."""
+def read_moving(path: str | None, frames: int) -> np.ndarray | str | None:
+    """A video file's first frames; a picture stays a path."""
     from wan_tutorial.show.video import read_video
 
     if path is None or Path(path).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
         return path
-    return read_video(path)
+    return read_video(path, most=frames)
 
 
 def read_lora_option(words: str) -> tuple[Path, float]:
@@ -390,7 +390,8 @@ def run_doctor(options: argparse.Namespace) -> int:
     from wan_tutorial.machine.hardware import judge_models, read_machine, spoken_bytes
     from wan_tutorial.machine.weights import MODELS
 
-    if options.model or options.card:
+    asked = (options.model, options.card, options.size, options.frames, options.steps, options.guidance)
+    if any(value is not None for value in asked) or options.lora or options.reference:
         print(plan_of(options))
         return 0
     machine = read_machine()
@@ -414,6 +415,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     from wan_tutorial.machine.hardware import read_machine, this_card, usual_run
     from wan_tutorial.machine.plan import find_card, plan_run
     from wan_tutorial.machine.weights import find_model
+    from wan_tutorial.sampling.denoise import SamplingSettings
 
     options.model = options.model or "wan2.1-vace-14b-q3"
     entry, size = find_model(options.model), read_size(options)
@@ -426,6 +428,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         lora=options.lora,
         reference=options.reference,
     )
+    SamplingSettings(steps=run.steps, guidance=run.guidance)  # raises for what cannot be
     return plan_run(entry, find_card(options.card) if options.card else this_card(read_machine()), run)
 
 

@@ -43,7 +43,7 @@ from wan_tutorial.machine.hardware import plan_here
 from wan_tutorial.machine.plan import Plan, Run
 from wan_tutorial.machine.weights import MODELS, bundled_folder, default_folder, find_files, find_model
 from wan_tutorial.pipeline import Pipeline, Result, load
-from wan_tutorial.reference import FITS
+from wan_tutorial.reference import FITS, read_picture
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sampling.solvers import Step
 from wan_tutorial.show.latents import Projection, fit_projection
@@ -141,8 +141,12 @@ class RunSettings:
             second = other.to_json()[name]
             if first != second and name in ("prompt", "negative"):
                 words.append(f"{name}: {_said_difference(first, second)}")
+            elif first and second and name in ("reference", "start"):  # each record has its own copy
+                if first != second and checksum(first) != checksum(second):
+                    words.append(f"another {'picture' if name == 'reference' else 'video to start from'}")
             elif first != second:
-                words.append(f"{name.replace('_', ' ')} {_said(name, first)} and {_said(name, second)}")
+                told = {"loras": "LoRA", "vace_strength": "VACE strength"}.get(name, name)
+                words.append(f"{told} {_said(name, first)} and {_said(name, second)}")
         return words
 
     @classmethod
@@ -155,7 +159,7 @@ def _said(name: str, value: Any) -> str:
     if name == "loras":
         return " + ".join(f"{Path(path).stem} at {strength:g}" for path, strength in value) or "none"
     if name in ("reference", "start"):
-        return Path(value).name if value else "none"
+        return ("a picture" if name == "reference" else "a video") if value else "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -175,7 +179,7 @@ def _said_difference(first: str, second: str) -> str:
 class Moment:
     """Where a run is: its stage, and of the stage "steps" what was just made."""
 
-    stage: str  # "text", "steps", "decode"
+    stage: str  # "text", "context", "steps", "decode", "record"
     done: int
     total: int
     guess: np.ndarray | None = None  # the clean guess as a small video (F, H, W, 3), uint8
@@ -205,12 +209,12 @@ def paint(
         if threads:
             torch.set_num_threads(threads)
         tell(Moment("text", 0, settings.sampling.steps))
-        result = _watched(pipe, seen).generate(settings.prompt, **_keywords(settings), progress=False)
+        result = _watched(pipe, seen, tell).generate(settings.prompt, **_keywords(settings), progress=False)
     return result, np.stack(guesses)
 
 
-def _watched(pipe: Pipeline, seen: Callable[[Step], None]) -> Pipeline:
-    """The same pipeline, with the same networks, whose steps are told to `seen` as they are made."""
+def _watched(pipe: Pipeline, seen: Callable[[Step], None], tell: See) -> Pipeline:
+    """The same pipeline, with the same networks, whose steps are told to `seen` as they are made, its stages to `tell`."""
     _ = pipe.rack  # there before the copy, so that both share one: it knows which LoRAs hang on the networks
     watched = copy.copy(pipe)
 
@@ -219,7 +223,16 @@ def _watched(pipe: Pipeline, seen: Callable[[Step], None]) -> Pipeline:
             seen(step)
             yield step
 
+    def told(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def work_and_tell(*arguments: Any) -> Any:
+            tell(Moment(stage, 0, 1))
+            return work(*arguments)
+
+        return work_and_tell
+
     watched.denoise = denoise  # type: ignore[method-assign]
+    watched.encode_context = told("context", pipe.encode_context)  # type: ignore[method-assign]
+    watched.decode = told("decode", pipe.decode)  # type: ignore[method-assign]
     return watched
 
 
@@ -323,7 +336,8 @@ class Record:
 
     def __str__(self) -> str:
         made, total = self.settings.sampling, sum(self.seconds.values())
-        return (f"{self.number:04}  seed {self.settings.seed}, {made.steps} steps, guidance {made.guidance:g}, "
+        also = (", LoRA" if self.settings.loras else "") + (", reference" if self.settings.reference else "")
+        return (f"{self.number:04}  seed {self.settings.seed}, {made.steps} steps, guidance {made.guidance:g}{also}, "
                 f"{total:.1f} s: {self.settings.prompt}")  # fmt: skip
 
 
@@ -595,22 +609,24 @@ class Experiments:
         return [path for found in places for path in sorted(found)]
 
     def pictures(self) -> list[Path]:
-        """Pictures to be used as a reference: those of assets/, and those that were uploaded before."""
-        places = (bundled_folder().parent.glob("*"), (self.folder / "pictures").glob("*"))
+        """Pictures to be used as a reference: the workflow's own in assets/, and those that were uploaded before."""
+        places = (bundled_folder().parent.glob("bonfire.png"), (self.folder / "pictures").glob("*"))
         return [path for found in places for path in sorted(found) if path.suffix.lower() in PICTURES]
 
     def add_picture(self, name: str, data: bytes) -> Path:
         """Take in an uploaded picture; WanError if it is none."""
         try:
             with Image.open(io.BytesIO(data)) as picture:
-                pixels = picture.convert("RGB")
+                pixels = to_frames(read_picture(picture)[None])[0]  # upright, what is transparent white
+        except WanError:
+            raise
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise WanError(f"{name} could not be read as a picture: choose a PNG or a JPEG.") from error
         stem = re.sub(r"[^\w-]+", "_", Path(name).stem)[:40] or "picture"
         path = self.folder / "pictures" / f"{stem}-{hashlib.sha256(data).hexdigest()[:6]}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}")
-        pixels.save(partial, format="png")
+        Image.fromarray(pixels).save(partial, format="png")
         return partial.replace(path)
 
 

@@ -20,7 +20,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,7 +42,8 @@ _KEY = re.compile(r"^(.+?)\.((?:lora_|diff|alpha|dora_|hada_|lokr_|oft_|set_weig
 _KINDS = {
     **dict.fromkeys(("lora_down.weight", "lora_A.weight", "lora_A.default.weight"), "down"),
     **dict.fromkeys(("lora_up.weight", "lora_B.weight", "lora_B.default.weight"), "up"),
-    **dict.fromkeys(("diff_b", "lora_B.bias"), "bias"),
+    "diff_b": "bias",
+    "lora_B.bias": "up_bias",  # peft's: scaled as the product is
     "alpha": "alpha",
     "diff": "weight",
 }
@@ -334,7 +335,11 @@ def _change(file: str, layer: str, parts: dict[str, Tensor]) -> Change:
                        "cannot be multiplied; download it again.")  # fmt: skip
     if "alpha" in parts and parts["alpha"].numel() != 1:
         raise WanError(f"{file} is damaged: the alpha of {layer} is not one number; download it again.")
-    return Change(**parts)
+    scaled = parts.pop("up_bias", None)
+    change = Change(**parts)
+    if scaled is None:
+        return change
+    return replace(change, bias=scaled * change.scale + (0 if change.bias is None else change.bias))
 
 
 def write_lora(lora: Lora, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16) -> None:
@@ -387,7 +392,11 @@ class AppliedLora:
             self._changed = [entry for entry in self._changed if entry not in linear]
             self._updates = {layer: _Update(change, layer) for layer, _, change in linear}
         self._strength = 0.0
-        self.strength = strength
+        try:
+            self.strength = strength
+        except BaseException:  # memory that ran out half-way, a stop: all of it or nothing
+            self.remove()
+            raise
 
     @property
     def strength(self) -> float:
@@ -487,12 +496,20 @@ def _set_share(layer: nn.Module, name: str, owner: AppliedLora, strength: float,
         return
     total: Any = entry.original
     if total is None:  # a packed weight, or a layer without a bias
-        total = layer.dequantize() if name == "widened" else torch.zeros_like(change.weight)  # type: ignore
+        total = layer.dequantize() if name == "widened" else _no_bias(layer)  # type: ignore
     dtype, total = total.dtype, total.float()
     for share, difference in entry.shares.values():
         total = difference.added_to(total, share)
     total = total.to(dtype)
     setattr(layer, name, total if name == "widened" else nn.Parameter(total, requires_grad=False))
+
+
+def _no_bias(layer: Any) -> Tensor:
+    """Zeros where a layer has no bias, in the type it computes with."""
+    if isinstance(layer, PackedLinear):
+        home: Any = layer.raw
+        return torch.zeros(layer.out_features, device=home.device)
+    return layer.weight.new_zeros(len(layer.weight))
 
 
 def _places(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
@@ -537,12 +554,12 @@ class LoraRack:
     def __init__(self, *, merged: bool) -> None:
         self.merged = merged
         self._read: dict[tuple[Path, int], Lora] = {}
-        self._on: WeakKeyDictionary[nn.Module, tuple[Worn, list[AppliedLora]]] = WeakKeyDictionary()
+        self._on: WeakKeyDictionary[nn.Module, tuple[Worn | None, list[AppliedLora]]] = WeakKeyDictionary()
 
     def read(self, loras: Asked) -> Worn:
         """Files, or LoRAs that are read already, each with its strength."""
         worn = []
-        for asked in loras:
+        for asked in loras or ():
             if not isinstance(asked, tuple | list) or len(asked) != 2:
                 raise WanError(
                     f"LoRAs are given as a list of (file, strength), not {asked!r}: try [(file, 1.0)]."
@@ -568,8 +585,9 @@ class LoraRack:
         for one in applied:
             one.remove()
         now: list[AppliedLora] = []
-        self._on[model] = (worn, now)
+        self._on[model] = (None, now)  # until all are on: an error on the way leaves something to take off
         shapes = shapes_of(model) if worn else {}
         for lora, strength in worn:
             if lora.fit(shapes).layers:
                 now.append(AppliedLora(lora, model, strength, merged=self.merged))
+        self._on[model] = (worn, now)

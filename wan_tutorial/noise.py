@@ -53,11 +53,6 @@ def clean_guess(latent: Tensor, velocity: Tensor, t: float) -> Tensor:
     return latent - t * velocity
 
 
-def noise_guess(latent: Tensor, velocity: Tensor, t: float) -> Tensor:
-    """Where the same line started, at t = 1: latent + (1 - t) velocity. With `clean_guess`, `mix` undone."""
-    return latent + (1 - t) * velocity
-
-
 def slerp(a: Tensor, b: Tensor, amount: float) -> Tensor:
     """Walk from noise `a` (amount 0) to noise `b` (amount 1) along the sphere that both lie on.
 

@@ -212,10 +212,14 @@ class Pipeline:
 
     def encode_text(self, prompt: str, negative: str = "", *, loras: Asked = ()) -> TextEmbeddings:
         """Words to embeddings: two prompts -> two tensors (tokens, dim), as long as the model was trained to see."""
-        self.rack.put_on(self.text_encoder, self.rack.read(loras))
-        length = self.entry.text_length
-        positive = self.text_encoder.encode(prompt, length)
-        avoided = self.text_encoder.encode(negative, length)
+        _check_words(prompt, negative)
+        length, encoder = self.entry.text_length, self.text_encoder
+        try:
+            self.rack.put_on(encoder, self.rack.read(loras))
+            positive = encoder.encode(prompt, length)
+            avoided = encoder.encode(negative, length)
+        finally:
+            self.rack.put_on(encoder, ())
         return TextEmbeddings(positive.embedding, avoided.embedding, positive, avoided)  # (L, D) each
 
     def draw_noise(self, size: VideoSize | None = None, *, seed: int = 0, extra_frames: int = 0) -> Tensor:
@@ -251,6 +255,7 @@ class Pipeline:
         )
         check_strength(vace_strength)
         worn = self.rack.read(loras)
+        self.fit_loras(worn)
         device = self.placement.device
         self._place_blocks(noise, settings, bool(worn))
         context = None if vace_context is None else vace_context.to(device)
@@ -346,24 +351,22 @@ class Pipeline:
         folder for the run: interrupted, it goes on there from its last step when asked for again; finished, the folder
         is emptied. Raises WanError before any work for what cannot be done.
         """
-        size = size or self.entry.size
+        size = self.entry.size if size is None else size
+        _check_request(prompt, negative, size, start)
         settings = self.settings(
             steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
         )
+        sampling.check_start(settings, start)
         pictures = {"reference": reference, "first_frame": first_frame, "mask": mask, "video": video}
         shown = any(picture is not None for picture in pictures.values())
         given = read_given(size, **pictures, fit=fit) if shown else None
-        if given and "vace_patch_embedding.weight" not in read_header(self.files["transformer"]).shapes:
-            raise WanError(
-                f"{self.files['transformer'].name} has no VACE blocks (plain T2V), so it takes no reference, first frame or "
-                "video; choose a VACE file."
-            )
-        check_strength(vace_strength)
+        check_strength(vace_strength, self._vace_blocks() if given else None)
         worn = self.rack.read(loras)
         notices = (*self.notices(prompt, negative, size), *(given.notices if given else ()))
         notices += tuple(fit.notice for fit in self.fit_loras(worn) if fit.unused)
         notices = (*notices, *self._plan_notices(size, settings, shown, bool(worn)))
         _say(notices, progress)
+        noise = self.draw_noise(size, seed=seed, extra_frames=len(given.references) if given else 0)
         hints: dict[str, Any] = {"given": given.fingerprint, "vace_strength": vace_strength} if given else {}
         if worn and keep is not None:
             hints["loras"] = [(lora.name, lora.fingerprint, strength) for lora, strength in worn]
@@ -371,7 +374,6 @@ class Pipeline:
         if keep is not None:
             kept = self._kept_run(keep, prompt, negative, seed, size, settings, start, hints)
         meter = StageMeter(self.placement.device)
-        noise = self.draw_noise(size, seed=seed, extra_frames=len(given.references) if given else 0)
         with self._giving_back():
             with _stage(meter, "text", progress):
                 text = self.encode_text(prompt, negative, loras=worn)
@@ -469,6 +471,18 @@ class Pipeline:
             denoise=denoise,
         )
 
+    def _vace_blocks(self) -> int:
+        """How many VACE blocks the transformer's file has; WanError if none."""
+        file = self.files["transformer"]
+        names = read_header(file).shapes
+        blocks = {name.split(".")[1] for name in names if name.startswith("vace_blocks.")}
+        if not blocks:
+            raise WanError(
+                f"{file.name} has no VACE blocks (plain T2V), so it takes no reference, first frame or video; choose a VACE "
+                "file."
+            )
+        return len(blocks)
+
     def notices(self, prompt: str, negative: str, size: VideoSize) -> tuple[str, ...]:
         """What a person should know about this request, one sentence each; none of it stops the work."""
         return (*_text_notices(self.entry, prompt, negative), *_size_notices(self.entry, size))
@@ -485,6 +499,27 @@ class Pipeline:
         else:
             near = f"; {plan.nearest.size} would fit" if plan.nearest else ""
             yield f"This run may not fit: {plan.problem} (predicted){near}."
+
+
+def _check_words(*words: str) -> None:
+    for one in words:
+        if not isinstance(one, str):
+            raise WanError(f"A prompt is one text, not {one!r}: for several videos call this once for each.")
+
+
+def _check_request(prompt: str, negative: str, size: VideoSize, start: Tensor | None) -> None:
+    """WanError for words, a size or a video to start from that are none."""
+    _check_words(prompt, negative)
+    if not isinstance(size, VideoSize):
+        raise WanError(f"A size is VideoSize(width, height, frames), not {size!r}: try wan.{VideoSize()!r}.")
+    wanted = (size.frames, size.height, size.width, 3)
+    floats = isinstance(start, Tensor) and start.is_floating_point()
+    if start is not None and (not floats or tuple(start.shape) != wanted):
+        found = f"{tuple(start.shape)} of {start.dtype}" if hasattr(start, "shape") else type(start).__name__
+        raise WanError(
+            "The video to start from is floats from -1 to 1, as large as the one to paint, (frames, height, width, 3) = "
+            f"{wanted}, not {found}: give what `generate` or `decode` returned, and its size."
+        )
 
 
 def _text_notices(entry: ModelEntry, prompt: str, negative: str) -> Iterator[str]:

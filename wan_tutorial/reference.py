@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from wan_tutorial.errors import WanError
@@ -155,11 +155,11 @@ def read_picture(source: Picture, what: str = "picture", notices: list[str] | No
 
 
 def _open(source: Any, what: str) -> Image.Image:
-    """A Pillow image of a file or an array."""
+    """A Pillow image of a file or an array, upright."""
     try:
         if isinstance(source, Image.Image):
             source.load()
-            return source
+            return _upright(source)
         if isinstance(source, str | Path):
             path = Path(source).expanduser()
             if not path.exists():
@@ -167,15 +167,32 @@ def _open(source: Any, what: str) -> Image.Image:
             with Image.open(path) as image:
                 _check_sides(what, *image.size)  # before any pixel is read
                 image.load()
-                return image
-        return Image.fromarray(np.asarray(source))
-    except (OSError, ValueError, TypeError, AttributeError, Image.DecompressionBombError) as error:
+                return _upright(image)
+        return _upright(Image.fromarray(np.asarray(source)))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
         if isinstance(error, WanError):
             raise
         name = f" {source}" if isinstance(source, str | Path) else ""
         raise WanError(
             f"The {what}{name} is not a picture that can be read: give a PNG or JPEG, or uint8 (height, width, 3)."
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As a person sees it: turned as the camera noted, and grey of 16 bits in 8, where Pillow would cut it off at 255."""
+    if image.mode == "F":
+        raise ValueError("floats are read as tensors, which have three channels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+    return image
 
 
 def _check_sides(what: str, width: int, height: int) -> None:
@@ -215,7 +232,13 @@ def _read_mask(mask: Any, frames: Tensor, size: VideoSize) -> Tensor:
     if isinstance(mask, str | Path | Image.Image):
         image = _open(mask, "mask")
         mask = np.asarray(image.convert("L"), dtype=np.float32) / 255
-    values = torch.as_tensor(np.asarray(mask)).float().cpu()
+    try:
+        values = torch.as_tensor(mask if isinstance(mask, Tensor) else np.asarray(mask)).float().cpu()
+    except (TypeError, ValueError) as error:
+        raise WanError(
+            f"A mask is one picture, or numbers (frames, height, width), not {type(mask).__name__}: try a PNG, white where "
+            "to paint."
+        ) from error
     values = values / 255 if values.numel() and values.max() > 1 else values
     values = values[None] if values.ndim == 2 else values
     sides = {tuple(frames.shape[1:3]), (size.height, size.width)}
@@ -223,7 +246,7 @@ def _read_mask(mask: Any, frames: Tensor, size: VideoSize) -> Tensor:
         height, width = frames.shape[1:3]
         raise WanError(
             f"A mask has the size of its video, {width}x{height}, and one frame or as many, not "
-            f"{'x'.join(map(str, reversed(values.shape[1:])))} in {len(values) if values.ndim else 0}: resize it."
+            f"{'x'.join(map(str, reversed(values.shape[1:])))} in {len(values) if values.ndim else 0} frames: resize it."
         )
     if not (values > 0.5).any():
         raise WanError("This mask is black everywhere, so nothing would be painted: white is what to paint.")
@@ -265,9 +288,15 @@ def _resize(pixels: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def check_strength(strength: Strength) -> None:
-    """WanError unless every strength is a number from 0 to 10; 0 is as if nothing were given, 1 as trained."""
-    for one in strength if isinstance(strength, Sequence) and not isinstance(strength, str) else (strength,):
+def check_strength(strength: Strength, blocks: int | None = None) -> None:
+    """WanError unless every strength is a number from 0 to 10; 0 is as if nothing were given, 1 as trained.
+
+    `blocks`: how many VACE blocks there are, for a strength for each.
+    """
+    each = strength if isinstance(strength, Sequence) and not isinstance(strength, str) else None
+    if each is not None and blocks is not None and len(each) != blocks:
+        raise WanError(f"Give one strength, or one for each of {blocks} VACE blocks, not {len(each)}: try 1.")
+    for one in (strength,) if each is None else each:
         if not isinstance(one, int | float) or isinstance(one, bool) or not 0 <= one <= STRONGEST:
             raise WanError(f"The strength of what is given is a number from 0 to 10, not {one!r}: try 1.")
 

@@ -62,7 +62,7 @@ class VideoSize:
     def parse(cls, text: str) -> VideoSize:
         """Read "96x96x13": width x height x frames."""
         parts = text.lower().split("x")
-        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
             raise WanError(
                 f"A size is WIDTHxHEIGHTxFRAMES, three whole numbers such as 96x96x13, not {text!r}."
             )

@@ -21,7 +21,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from wan_tutorial.checkpoint import check_tensors
 from wan_tutorial.errors import WanError
-from wan_tutorial.quantization import FP8, Fp8Linear, PackedLinear, dequantize_fp8
+from wan_tutorial.quantization import FP8, Fp8Linear, PackedLinear
 
 PAD, EOS = 0, 1  # token ids of every T5: padding, end of text
 HEAD_DIM = 64  # d_kv of every UMT5
@@ -196,7 +196,7 @@ class HalfLinear(PackedLinear):
     """A linear layer that rests in 16 bits and is widened to the activations' type at each call."""
 
     raw: Tensor
-    weight: Any = None  # see _Fp8Linear
+    weight: Any = None  # see Fp8Linear
 
     def __init__(self, weight: Tensor):
         super().__init__(weight.shape[1], weight.shape[0], None)
@@ -204,14 +204,6 @@ class HalfLinear(PackedLinear):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.raw.to(dtype)
-
-
-class _Fp8Linear(Fp8Linear):
-    # UMT5's feed-forward casts its input to `wo.weight.dtype` where it finds one, and fp8 activations are ruin.
-    weight: Any = None
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return dequantize_fp8(self.raw.view(FP8), self.scale, dtype=dtype)
 
 
 def load_text_encoder(state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> TextEncoder:
@@ -256,7 +248,7 @@ def _place(model: UMT5EncoderModel, name: str, weight: Tensor, state: Mapping[st
                 f"fp8 weights mean nothing without their scale, and {path}.scale_weight is not in this file: "
                 "choose a file whose name says fp8_e4m3fn_scaled."
             )
-        setattr(model.get_submodule(parent), own, _Fp8Linear(weight, scale))
+        setattr(model.get_submodule(parent), own, Fp8Linear(weight, scale))
     elif isinstance(layer, nn.Linear) and weight.dtype in (torch.float16, torch.bfloat16):
         setattr(model.get_submodule(parent), own, HalfLinear(weight))
     else:

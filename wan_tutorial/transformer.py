@@ -38,15 +38,10 @@ from wan_tutorial.quantization import FLOAT_TYPES, QuantizedLinear, QuantizedTen
 
 HEAD_DIM = 128  # of every Wan model
 PATCH = (1, 2, 2)  # a token is 1 latent frame x 2 x 2 latent cells
-PREFIX = "model.diffusion_model."  # which some converters put before every name
 
 # What computes in float32 whatever the compute dtype, by the names of the file. The residual stream, the rotary
 # embedding and the q/k norms do as well; so does the official code, while fp16 alone would overflow or blur there.
 FLOAT32_PARTS = ("patch_embedding", "vace_patch_embedding", "time_embedding", "norm", "modulation", "head")
-
-# The layers that read the residual stream as it is, without a norm before them: under float16 their products are float32,
-# as large models have channels beyond 65504 there. Their weights rest in the file's type.
-WIDE_INPUT_PARTS = ("before_proj", "after_proj")
 
 # With so few tokens, activations are small beside the weights: the feed-forward takes them whole.
 FEW_TOKENS = 4096
@@ -345,7 +340,11 @@ class WanTransformer(nn.Module):
 
 
 class WideInputLinear(nn.Linear):
-    """A linear layer whose input may be beyond float16's range; see WIDE_INPUT_PARTS."""
+    """A linear layer that reads the residual stream as it is: where float16 is asked, its product is float32.
+
+    There is no norm before `before_proj` and `after_proj`, and large models have channels beyond 65504 there. The weights
+    rest in the file's type.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
@@ -509,7 +508,6 @@ def build_transformer(
     blocks_in_ram: the blocks rest there and visit the device (see BlocksInRam), where all else stays.
     """
     device = torch.device(device)
-    state = _Stripped(state) if any(name.startswith(PREFIX) for name in state) else state
     with torch.device("meta"):
         model = WanTransformer(TransformerShape.of(state))
     expected = model.state_dict()
@@ -529,22 +527,6 @@ def build_transformer(
     if widen_budget_bytes:
         model.widened = widen_within(model, widen_budget_bytes, dtype=compute_dtype)
     return model.requires_grad_(False).eval()
-
-
-class _Stripped(Mapping):
-    """A state whose names lose the prefix that some converters add; the tensors are still read one by one."""
-
-    def __init__(self, state: Mapping[str, Tensor | QuantizedTensor]):
-        self.state, self.names = state, {name.removeprefix(PREFIX): name for name in state}
-
-    def __getitem__(self, name: str) -> Tensor | QuantizedTensor:
-        return self.state[self.names[name]]
-
-    def __iter__(self):
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def _place(

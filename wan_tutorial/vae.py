@@ -309,6 +309,11 @@ class Vae(nn.Module):
         if self.dtype == torch.float16 and not video.isfinite().all():  # beyond 65504: once more, exactly
             self.model.float()
             return self.decode((latent.float() - self.mean) / self.std, tiled=tiled)
+        if not video.isfinite().all():
+            raise WanError(
+                "the VAE answers with numbers that are not finite: its file is damaged, or the latent is; download the file "
+                "again."
+            )
         return video.float().clamp(-1, 1).contiguous()
 
     def _fits(self, pixels: int) -> bool:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 Function = Callable[..., Any]
-EMPTY = "Replace the ... and run this cell again; the lesson goes on."
+EMPTY = "Replace the ..., run its cell and then this one; the lesson goes on."
+OURS = "is the kit's own here, not yours: run the cell with yours first, then this one."
 TOLERANCE = 1e-4  # relative: an answer in other words may round differently
 
 
@@ -58,7 +59,8 @@ def check(exercise: Exercise, answer: Function, *, hint: int | None = None) -> F
     After the first wrong answer comes the first hint, then the second and the third; `hint=3` shows all at once.
     """
     verdict = mark(exercise, answer)
-    print(verdict.message)
+    ours = answer is exercise.solution  # the name holds what an earlier check handed back
+    print(f"{exercise.name} {OURS}" if ours else verdict.message)
     if verdict.mark == "wrong":
         _attempts[exercise.name] = _attempts.get(exercise.name, 0) + 1
         next_one = min(_attempts[exercise.name], len(exercise.hints))

@@ -75,11 +75,17 @@ def download(name: str, folder: str | Path | None = None, *, verify: bool = Fals
 def _fetch(file: ModelFile, sent: Sent, folder: Path) -> Path:
     path = folder / file.places[0] / file.name
     partial = path.with_name(f"{file.name}.partial")
-    with _plain_errors(file):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise WanError(
+            f"The folder {path.parent} cannot be written ({error.strerror}): name another with --folder."
+        ) from error
+    with _plain_errors(file):
         _transfer(sent, partial)
     checksum = _checksum(partial)
-    if partial.stat().st_size != sent.bytes or sent.checksum not in (None, checksum):
+    if partial.stat().st_size != sent.bytes or not sent.bytes or sent.checksum not in (None, checksum):
         partial.unlink()
         raise WanError(f"{file.name} did not come as the hub sent it (size or checksum differ): try again.")
     partial.replace(path)

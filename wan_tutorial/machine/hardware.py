@@ -108,6 +108,10 @@ def place_model(
 ) -> Placement:
     """Choose device, number format and the memory for widened weights; what is given is taken as it is."""
     chosen, device_why = _choose_device(machine, device)
+    if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+        raise WanError(
+            f"A number format is torch.float32, torch.float16 or torch.bfloat16, not {dtype!r}: leave it out."
+        )
     number, dtype_why = (
         (dtype, "as asked for") if dtype is not None else _choose_dtype(entry, machine, chosen)
     )
@@ -136,10 +140,13 @@ def _choose_device(machine: Machine, asked: str | torch.device | None) -> tuple[
         if machine.gpu:
             return torch.device("cuda"), f"there is a GPU, {machine.gpu}"
         return torch.device("cpu"), "there is no NVIDIA GPU that PyTorch can use"
+    device: torch.device | None
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise WanError(f"A device is cpu or cuda, not {asked!r}.") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise WanError(f"A device is cpu or cuda, not {str(asked)!r}: try cpu.")
     if device.type == "cuda" and not machine.gpu:
         raise WanError(
             "The device cuda needs an NVIDIA GPU that PyTorch can use, and there is none: use cpu."

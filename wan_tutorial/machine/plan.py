@@ -236,7 +236,8 @@ class Plan:
         extras = [name for name, on in (("a LoRA", run.lora), ("a reference", run.reference)) if on]
         lines = [
             f"{self.entry.name} on {self.card.name}: {size.width}x{size.height}, {size.frames} frames, "
-            f"{run.steps} steps, guidance {run.guidance:g}{''.join(f', {extra}' for extra in extras)}; "
+            f"{run.steps} step{'s' if run.steps > 1 else ''}, guidance {run.guidance:g}"
+            f"{''.join(f', {extra}' for extra in extras)}; "
             f"{run.tokens:,} tokens",
             "predicted, not measured",
             f"  {'stage':8}{'RAM':>10}{'VRAM':>10}{'minutes':>9}",

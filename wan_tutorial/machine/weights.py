@@ -94,6 +94,7 @@ MINI = ModelEntry(
     trained_sizes=(VideoSize(96, 96, 13),),
     fps=16,
     guidance=4.0,
+    shift=3.0,  # few tokens: less than Wan's 8
     text_length=64,
     light=True,
     memory_needed=2 * GIGABYTE,

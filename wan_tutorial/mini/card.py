@@ -84,7 +84,9 @@ def describe(report: Row) -> Iterator[str]:
         like, motion = figures["likeness"], figures["motion"]
         yield (
             f"\n**Likeness and motion** ({like['generated']['n']} captions): Fréchet distance in the judge's features "
-            f"{like['generated']['value']:.2f}, against {like['reconstructed']['value']:.2f} for VAE reconstructions. "
+            f"{like['generated']['value']:.2f}, against {like['other_renders']['value']:.2f} for other renders of the same "
+            f"captions, which is the least that so few samples allow, and {like['reconstructed']['value']:.3f} for VAE "
+            "reconstructions, each of which has its own render beside it. "
             f"Flames flicker {motion['flicker']['ratio']:.2f} times as much as in renders, and what moves rises "
             f"{motion['rise']['ratio']:.2f} times as fast. Spread over 8 seeds of the brief's prompt: "
             f"{figures['brief']['variety']['ratio']:.2f} of that of renders."

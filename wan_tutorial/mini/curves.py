@@ -28,7 +28,9 @@ def read_curve(path: Path, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Minutes and values of one column of a progress.csv."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    return np.array([float(row["minutes"]) for row in rows]), np.array([float(row[column]) for row in rows])
+    minutes, values = (np.array([float(row[name]) for row in rows]) for name in ("minutes", column))
+    kept = minutes <= np.minimum.accumulate(minutes[::-1])[::-1]  # redone after a cut: later counts
+    return minutes[kept], values[kept]
 
 
 def smooth(values: np.ndarray, share: float = 0.05) -> np.ndarray:

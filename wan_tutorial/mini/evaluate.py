@@ -44,6 +44,7 @@ from wan_tutorial.sizes import VideoSize
 
 Row = dict[str, Any]
 HELD_OUT_SEED = 900_000  # scenes from here on are in no training
+OTHER_SEED = 950_000  # and from here on in no other figure
 TRAINING_BRIEF_SEEDS = (
     500_000,
     320,
@@ -277,13 +278,31 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     return (shift + c.trace() + d.trace() - 2 * cross).item()
 
 
-def measure_likeness(judge: Judge, painted: Tensor, renders: Tensor, copies: Tensor) -> Row:
-    """Fréchet distances in the judge's features, generated and reconstructed videos each against renders."""
-    some, real, again = (judge.features(videos) for videos in (painted, renders, copies))
-    n = min(len(some), len(real))
-    rows = {"generated": _row(frechet_distance(some[:n], real[:n]), n)}
-    rows["reconstructed"] = _row(frechet_distance(again[:n], real[:n]), min(n, len(again)))
-    rows["ratio"] = round(rows["generated"]["value"] / max(rows["reconstructed"]["value"], 1e-9), 2)
+def other_scenes(scenes: Sequence[Scene], named: Sequence[Iterable[str]]) -> list[Scene]:
+    """Scenes that fit the same captions: what these name is kept, all else is rolled anew.
+
+    Their renders are what a perfect generator would paint, and as far from the first as n samples are by chance.
+    """
+    others = []
+    for number, (scene, names) in enumerate(zip(scenes, named, strict=True)):
+        kept = {name: getattr(scene, name) for name in {*names, "subject", "relation"}}
+        others.append(replace(draw_scene(OTHER_SEED + number, split="all"), **kept | {"defect": None}))
+    return others
+
+
+def measure_likeness(judge: Judge, painted: Tensor, renders: Tensor, copies: Tensor, others: Tensor) -> Row:
+    """Fréchet distances in the judge's features: generated, reconstructed and other renders, each against renders.
+
+    A distance between two finite samples is above 0 even where both are drawn alike; that of `others`, see
+    `other_scenes`, is this least that a generator could reach. Reconstructions are paired with their renders.
+    """
+    rows, real = {}, judge.features(renders)
+    for name, videos in (("generated", painted), ("reconstructed", copies), ("other_renders", others)):
+        n = min(len(videos), len(real))
+        rows[name] = _row(frechet_distance(judge.features(videos)[:n], real[:n]), n)
+    generated = rows["generated"]["value"]
+    rows["ratio"] = round(generated / max(rows["reconstructed"]["value"], 1e-9), 2)
+    rows["ratio_to_other_renders"] = round(generated / max(rows["other_renders"]["value"], 1e-9), 2)
     return rows
 
 
@@ -400,7 +419,8 @@ def _evaluate_generated(
         if split == "train":
             renders, _ = render_scenes(scenes, pipe.entry.size)
             add("motion", measure_motion(painted, renders))
-            add("likeness", measure_likeness(judge, painted, renders, reconstruct(pipe, renders)))
+            others, _ = render_scenes(other_scenes(scenes, truths), pipe.entry.size)
+            add("likeness", measure_likeness(judge, painted, renders, reconstruct(pipe, renders), others))
     prompts, truths = (list(column) for column in zip(*FREE_PHRASINGS[: sample.captions], strict=True))
     painted, _ = paint(pipe, prompts, name="free phrasings")
     row = measure_obedience(judge, painted, truths)

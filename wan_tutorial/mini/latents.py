@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..vae import Vae
@@ -51,8 +50,3 @@ class LatentPool:
                     latent = vae.encode(to_pixels(videos[start : start + batch]))
                 file.write(latent.to("cpu", torch.float16).numpy().tobytes())
                 file.flush()
-
-
-def latent_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over (N, C, F, H, W)."""
-    return latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))

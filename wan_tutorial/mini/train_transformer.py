@@ -6,7 +6,8 @@ trained here: they start as copies of main blocks that add nothing.
 
 Three things make the few hours of a CPU go further; none moves the answer that is best, only what is practised most.
 Mistakes count by how much of them the decoder shows (`visibility`), and more where the subject is than in an evening
-sky. And towards the end most steps see the weights as Q3_K will round them (`Rounding`).
+sky, as soon as it can be told where that is (`weigh`). And towards the end most steps see the weights as Q3_K will
+round them (`Rounding`).
 """
 
 import random
@@ -37,6 +38,7 @@ TEXT_LENGTH = 64
 DROPPED = 0.1  # share of captions replaced by the empty one
 BRIEF_SHARE = 0.08  # of a batch: scenes of the brief's own prompt
 SUBJECT_WEIGHT = 4.0  # what a latent cell full of the subject counts beyond the 1 of every other
+SUBJECT_KNOWN, SUBJECT_CLEAR = 0.85, 0.6  # at earlier times none of it counts, at later ones all
 ROUNDED_FROM, ROUNDED_SHARE = 0.6, 0.6  # of the minutes; of the steps after that
 
 
@@ -53,6 +55,16 @@ def caption_of(scene: Scene, *, brief: bool, dice: random.Random) -> str:
     if brief and dice.random() < 0.5:
         return BRIEF_PROMPT
     return write_caption(scene, dice.randrange(10**9))
+
+
+def weigh(subject: Tensor, t: Tensor) -> Tensor:
+    """What each latent cell counts at times t (B,), by how much of it the subject covers, (B, F, H, W).
+
+    Only once the noise is thin enough to show where the subject is. Before, this would teach the model to paint it at
+    every place it could be: the least weighted error is at the weighted mean.
+    """
+    seen = ((SUBJECT_KNOWN - t) / (SUBJECT_KNOWN - SUBJECT_CLEAR)).clamp(0, 1)
+    return 1 + SUBJECT_WEIGHT * seen.view(-1, 1, 1, 1) * subject
 
 
 @dataclass(frozen=True)
@@ -162,9 +174,11 @@ class Rounding:
             self.errors = [QuantizedTensor.from_weights(m, "Q3_K").dequantize() - m for m in exact]
         with torch.no_grad():
             torch._foreach_add_(self.matrices, self.errors)
-        yield
-        with torch.no_grad():
-            torch._foreach_sub_(self.matrices, self.errors)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_sub_(self.matrices, self.errors)
 
 
 def train_transformer(
@@ -186,7 +200,7 @@ def train_transformer(
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         drawn, t = batches.draw(batch), draw_times(batch).to(device)
-        weight = (1 + SUBJECT_WEIGHT * drawn.subject).to(device)
+        weight = weigh(drawn.subject.to(device), t)
         text = embed_captions(encoder, drawn.captions)
         losses = loss_function(model, drawn.clean.to(device), text, t, visible, weight)
         late = losses.detach()[t < 0.5]

@@ -33,12 +33,12 @@ from .judge import names_in
 from .latents import LatentPool
 from .loop import Budget, Moment, averaged, train
 from .train_transformer import (
-    SUBJECT_WEIGHT,
     Rounding,
     caption_of,
     draw_times,
     embed_captions,
     flow_matching_loss,
+    weigh,
 )
 from .world import CAMERAS, COLOURS, FLAME_SIZES, HELD_OUT, LIGHTS, SETTINGS, Scene, render
 
@@ -315,7 +315,7 @@ def train_vace(
         # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
         t = shift_time(draw_times(batch), 2.0).to(device)
         text = embed_captions(encoder, drawn.captions)
-        weight = (1 + SUBJECT_WEIGHT * drawn.subject).to(device)
+        weight = weigh(drawn.subject.to(device), t)
         losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight)
         task = "reference" if drawn.clean.shape[2] > batches.grey.shape[2] else "others"
         figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}

@@ -22,6 +22,9 @@ from wan_tutorial.noise import mix
 from wan_tutorial.sampling.schedules import SCHEDULERS, TIMESTEPS, make_sigmas, model_timesteps
 from wan_tutorial.sampling.solvers import SOLVERS, Step, VelocityOf
 
+# Beyond them neighbouring levels become one number in float32. ComfyUI's node ends at 100 as well.
+SMALLEST_SHIFT, LARGEST_SHIFT = 0.01, 100.0
+
 Model = Callable[
     [Tensor, Tensor, Tensor], Tensor
 ]  # (latent, timestep (B,) in 0..1000, text (B, L, D)) -> velocity
@@ -52,8 +55,11 @@ class SamplingSettings:
             raise WanError(
                 f"The guidance must be a number, 0 or more, not {self.guidance!r}: try 6, or 1 for none."
             )
-        if not _is_number(self.shift) or self.shift <= 0:
-            raise WanError(f"The shift must be a number above 0, not {self.shift!r}: try 8, or 1 for none.")
+        if not _is_number(self.shift) or not SMALLEST_SHIFT <= self.shift <= LARGEST_SHIFT:
+            raise WanError(
+                f"The shift must be a number from {SMALLEST_SHIFT:g} to {LARGEST_SHIFT:g}, not {self.shift!r}: try 8, or "
+                "1 for none."
+            )
         if not _is_number(self.denoise) or not 0 < self.denoise <= 1:
             raise WanError(f"The denoise must be above 0 and at most 1, not {self.denoise!r}: try 1, or 0.6.")
         _ = self.sigmas  # raises where steps / denoise asks for more levels than there are
@@ -61,13 +67,7 @@ class SamplingSettings:
     @property
     def sigmas(self) -> Tensor:
         """The noise levels of these settings, (steps + 1,), float64, falling to 0."""
-        return make_sigmas(
-            sampler=self.sampler,
-            scheduler=self.scheduler,
-            steps=self.steps,
-            shift=self.shift,
-            denoise=self.denoise,
-        )
+        return make_sigmas(self.sampler, self.scheduler, self.steps, self.shift, self.denoise)
 
     @property
     def timesteps(self) -> list[float]:
@@ -85,17 +85,22 @@ def denoise(
     mixed with the noise at the first level and only the rest of the way is made. Stop early by leaving the
     loop or by `close()`. Raises WanError here, before the first step.
     """
-    if start is None and settings.denoise < 1:
-        raise WanError(
-            f"A denoise of {settings.denoise:g} goes only part of the way into noise, so it needs a video to "
-            "start from: give one, or set denoise to 1."
-        )
+    check_start(settings, start)
     if start is not None and start.shape != noise.shape:
         raise WanError(
             f"The latent to start from must have the shape of the noise, {tuple(noise.shape)}, "
             f"not {tuple(start.shape)}: encode a video of the same size."
         )
     return _steps(velocity_of, noise, settings, start)
+
+
+def check_start(settings: SamplingSettings, start: Tensor | None) -> None:
+    """WanError where the settings need something to start from, and there is nothing."""
+    if start is None and settings.denoise < 1:
+        raise WanError(
+            f"A denoise of {settings.denoise:g} goes only part of the way into noise, so it needs a video to "
+            "start from: give one, or set denoise to 1."
+        )
 
 
 @torch.no_grad()  # torch keeps this to the inside of the generator: the caller's own gradients are untouched
@@ -108,6 +113,11 @@ def _steps(
 
     def velocity_at(latent: Tensor, sigma: float) -> Tensor:
         velocity = velocity_of(latent, told[sigma] / TIMESTEPS)
+        if not velocity.isfinite().all():
+            raise WanError(
+                f"At noise level {sigma:.3g} the model answers with numbers that are not finite: its file is damaged, or "
+                "the noise, text or context it was given is; download the file again, or try another prompt and picture."
+            )
         halves[sigma] = (getattr(velocity_of, "positive", None), getattr(velocity_of, "negative", None))
         return velocity.to(latent.dtype)
 

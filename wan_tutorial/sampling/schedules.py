@@ -136,32 +136,25 @@ SCHEDULERS: dict[str, Callable[[int, float], Tensor]] = {
 WHOLE_TIMESTEPS = ("diffusers", "official")  # they tell the model int(1000 sigma), ComfyUI 1000 sigma
 
 
-def ksampler_sigmas(sampler: str, scheduler: str, steps: int, shift: float, denoise: float = 1.0) -> Tensor:
-    """The levels that ComfyUI's KSampler node uses for these settings of its.
+def make_sigmas(sampler: str, scheduler: str, steps: int, shift: float, denoise: float = 1.0) -> Tensor:
+    """The noise levels for these settings, for ComfyUI's grids as its KSampler node has them.
 
     Below denoise 1 a longer schedule is made, int(steps / denoise) long, and only its last `steps` moves
-    are made. Returns (steps + 1,).
+    are made. The grids of diffusers and Wan keep all their levels. Returns (steps + 1,).
     """
     whole = steps if denoise > 0.9999 else int(steps / denoise)
     drop = sampler in DROP_LAST_BUT_ONE and scheduler not in WHOLE_TIMESTEPS
-    if whole + drop > TIMESTEPS:
+    most = TIMESTEPS - drop
+    if whole > most:
+        asked = f"{steps}" if whole == steps else f"{whole} ({steps} at denoise {denoise:g})"
         raise WanError(
-            f"steps / denoise may be at most {TIMESTEPS - 1}, as the model's clock has {TIMESTEPS} ticks, "
-            f"not {steps} / {denoise:g}: take fewer steps or a denoise nearer to 1."
+            f"The steps with {sampler} may be {most} at most, as the model's clock has {TIMESTEPS} ticks, not {asked}: try "
+            "20."
         )
     sigmas = SCHEDULERS[scheduler](whole + drop, shift)
     if drop:
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
     return sigmas[-(steps + 1) :]
-
-
-def make_sigmas(*, sampler: str, scheduler: str, steps: int, shift: float, denoise: float = 1.0) -> Tensor:
-    """The noise levels for these settings, in any of the conventions; denoise as in `ksampler_sigmas`.
-
-    The grids of diffusers and Wan are used as they are: neither program drops a level or has a denoise
-    setting.
-    """
-    return ksampler_sigmas(sampler, scheduler, steps, shift, denoise)
 
 
 def model_timesteps(sigmas: Tensor, scheduler: str) -> list[float]:

@@ -96,7 +96,7 @@ def plot_block_types(types: Sequence[str], *, title: str = "Where the bits go") 
                 row, bits, left=left, height=0.66, color=COLOURS[kind], label=kind if row == 0 else None
             )
             left += bits
-        axes.text(left + 0.06, row, f"{left:.4g}", va="center", fontsize=8.5)
+        axes.text(left + 0.06, row, f"{left:.5g}", va="center", fontsize=8.5)
     axes.set_yticks(range(len(types)), [f"{name}, {BLOCK_TYPES[name].weights} weights" for name in types])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -297,7 +297,7 @@ def plot_costs(
         axes.plot(x, y, color=style.BLUE, lw=1.4, zorder=1)
         axes.scatter(x, y, s=26, color=style.BLUE, zorder=2)
         for place, (name, across, up) in enumerate(zip(names, x, y, strict=True)):
-            away = (5, 5) if place % 2 == 0 else (-4, -11)  # neighbours' names stay apart
+            away = ((5, 5), (-4, -11), (5, 15), (-4, -21))[place % 4]  # neighbours' names stay apart
             side = "left" if place % 2 == 0 else "right"
             axes.annotate(name, (across, up), away, textcoords="offset points", fontsize=7.2, ha=side)
         if what in logarithmic:
@@ -305,7 +305,7 @@ def plot_costs(
         axes.set_xscale("log")
         axes.set_xticks([4, 6, 8, 12, 16], ["4", "6", "8", "12", "16"], minor=False)
         axes.set_xticks([], minor=True)
-        axes.margins(x=0.2, y=0.16)
+        axes.margins(x=0.2, y=0.24)
         axes.grid(axis="y")
         axes.set_xlabel("bits per weight of the file")
         axes.set_title(what, fontsize=9)
@@ -396,7 +396,8 @@ def plot_packing(
             [bits], [loss], "o", color=colour, ms=8 if chosen else 4.5, mfc="none" if simple else colour
         )
         if chosen or not simple:
-            right.annotate(name, (bits, loss), (6, 3), textcoords="offset points", fontsize=8.5 if chosen else 7,
+            away, side = ((6, 3), "left") if simple else ((-6, -8), "right")
+            right.annotate(name, (bits, loss), away, textcoords="offset points", fontsize=8.5 if chosen else 7, ha=side,
                            fontweight="bold" if chosen else "normal")  # fmt: skip
     right.set_yscale("log")
     right.margins(x=0.22, y=0.12)
@@ -406,7 +407,7 @@ def plot_packing(
     right.text(
         1,
         0.98,
-        "rings: simple blocks",
+        "rings: the old types",
         transform=right.transAxes,
         ha="right",
         va="top",

@@ -124,23 +124,30 @@ def plot_lines(
 
 @style.styled
 def plot_bars(
-    values: Mapping[str, float], *, y: str, title: str = "", spread: Mapping[str, float] | None = None
-):
-    """One bar for each {name: value}, lying, with its number; `spread` adds an error bar."""
+    values: Mapping[str, float],
+    *,
+    y: str,
+    title: str = "",
+    spread: Mapping[str, float | tuple[float, float]] | None = None,
+    reach: float | None = None,
+) -> Figure:
+    """One bar for each {name: value}, lying, with its number; `spread` adds an error bar, to both sides or (below, above).
+    `reach`: how far the axis goes, where the bars of two figures are to be compared."""
     figure = style.new_figure(0.62 + 0.34 * len(values), width=style.WIDTH * 0.75)
     axes = figure.subplots()
     places = np.arange(len(values))[::-1]
     colours = [style.CYCLE[i % len(style.CYCLE)] for i in range(len(values))]
-    errors = [spread.get(name, 0.0) for name in values] if spread else None
-    axes.barh(places, list(values.values()), xerr=errors, color=colours, height=0.62, ecolor=style.INK)
-    reach = max(abs(v) for v in values.values()) or 1
-    for place, (name, value) in zip(places, values.items(), strict=True):
-        beyond = value + (spread or {}).get(name, 0.0)
-        axes.text(max(beyond, 0.0) + 0.012 * reach, place, f"{value:.3g}", va="center", fontsize=8.5)
+    errors = np.array([np.broadcast_to((spread or {}).get(name, 0.0), 2) for name in values]).T  # (2, bars)
+    drawn = errors if spread else None
+    axes.barh(places, list(values.values()), xerr=drawn, color=colours, height=0.62, ecolor=style.INK)
+    low = min(0, *values.values()) if reach is None or min(values.values()) >= 0 else -reach
+    reach = reach or max(abs(v) for v in values.values()) or 1
+    for place, value, above in zip(places, values.values(), errors[1], strict=True):
+        axes.text(max(value + above, 0.0) + 0.012 * reach, place, f"{value:.3g}", va="center", fontsize=8.5)
     axes.set_yticks(places, list(values))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set(xlabel=y, xlim=(min(0, *values.values()), 1.12 * reach))
+    axes.set(xlabel=y, xlim=(low, 1.12 * reach))
     style.title(axes, title)
     return style.describe(
         figure, f"{title}. {y}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + "."

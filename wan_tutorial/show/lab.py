@@ -33,8 +33,8 @@ from wan_tutorial.show.widgets import show_widget
 from wan_tutorial.sizes import VideoSize
 
 VIEWS = ("Video", "Side by side", "Difference", "Steps")
-STAGES = {"model": "Reading the model", "text": "Reading the prompt", "steps": "Painting", "decode": "Decoding",
-          "record": "Writing it down"}  # fmt: skip
+STAGES = {"model": "Reading the model", "text": "Reading the prompt", "context": "Reading the picture",
+          "steps": "Painting", "decode": "Decoding", "record": "Writing it down"}  # fmt: skip
 # Values to begin with, when a setting is chosen for a grid.
 GRID = {
     "guidance": "1, 3, 6, 9", "steps": "4, 8, 16", "shift": "1, 3, 8", "seed": "1, 2, 3, 4",
@@ -59,7 +59,7 @@ CSS = """<style>
 .wan-lab .wan-field > :not(label) { width: 100%; max-width: none; margin: 0; flex: none; box-sizing: border-box; }
 .wan-lab .wan-field > select:not([multiple]), .wan-lab .wan-field > input { height: 30px; line-height: 28px; }
 .wan-lab .wan-field > select:not([multiple]) { padding-left: 8px; }
-.wan-lab .wan-field > .slider-container { height: 30px; padding: 0 8px; }
+.wan-lab .wan-field > .slider-container { height: 30px; padding: 9px 8px 0; }
 .wan-lab .wan-field > .widget-readout { position: absolute; top: -1px; right: 0; width: auto; height: 18px;
   line-height: 18px; min-width: 30px; padding: 0; text-align: right; font-size: 12px; }
 .wan-lab .wan-field select { font-family: inherit; }
@@ -150,7 +150,7 @@ class Lab:
         self.bench, self.desk, self.first, self.executor = bench, Desk(), settings, executor
         self.records: list[Any] = bench.history()  # oldest first
         self.record: Any = None  # the run on the screen
-        self.other: Any = None  # the one beside it
+        self.other: Any = self.records[-2] if len(self.records) > 1 else None  # the one beside it
         self.error: Exception | None = None  # what ended the last piece of work
         self.parts: dict[str, Any] = {}
         self.loras: list[dict[str, Any]] = []  # rows: on, file, strength
@@ -554,6 +554,7 @@ class Lab:
         return f"{self.now}{f'; {waiting} more waiting' if waiting else ''}."
 
     now = "Ready"
+    within = ""  # of a grid: which of its videos is being made
 
     def _doing(self, work: Callable[[], str]) -> None:
         """One piece of work on the desk's thread, from its first word to its last."""
@@ -629,8 +630,8 @@ class Lab:
                 self.guess_shown = time.perf_counter()
         else:
             words = STAGES[moment.stage]
-            self.parts["bar"].value = {"text": 0.02}.get(moment.stage, 0.97)
-        self.now = words
+            self.parts["bar"].value = {"text": 0.02, "context": 0.02}.get(moment.stage, 0.97)
+        self.now = self.within + words
         self._say(self.status_words)
 
     # ------------------------------------------------------------------------------------------------- looking
@@ -656,13 +657,15 @@ class Lab:
             return
         view, caption = self.parts["view"].value, f"Run {self.record.number}"
         if view in ("Side by side", "Difference") and self.other is None:
+            with self._filling():
+                self.parts["view"].value = "Video"
             raise WanError(
                 f"{view} needs a second run: make one, or choose two in History and press Compare."
             )
         self.film, caption = self._views()[view]()
         if self.other is not None and view != "Video":
             apart = "; ".join(self.other.settings.unlike(self.record.settings)) or "the same settings"
-            caption += f"<br>Run {self.other.number} and run {self.record.number}: {escape(apart)}"
+            caption += f".<br>Run {self.other.number} and run {self.record.number}: {escape(apart)}"
         self.parts["caption"].value = f"<span class='wan-quiet'>{caption}.</span>"
         with self._filling():
             self.parts["place"].description = self.unit.capitalize()
@@ -697,7 +700,7 @@ class Lab:
             film,
             self.record.fps,
             self._frames(len(film)),
-        ), f"Left run {self.other.number}, right run {self.record.number}."
+        ), f"Left run {self.other.number}, right run {self.record.number}"
 
     def _apart(self) -> Any:
         apart, mean = runs.difference(self.other.frames(), self.record.frames())
@@ -741,9 +744,10 @@ class Lab:
     def _put(self, film: np.ndarray, *, fps: float, loop: bool = True, width: int | None = None) -> None:
         """A film, or a still, on the screen; of the screen's height, if no width is given."""
         screen, height = self.parts["screen"], film.shape[1]
+        data = runs.to_webp(film, fps=fps, loop=loop)  # takes a moment: before the old film changes its width
         screen.layout.display = None
         screen.layout.width = f"{width or 2 * runs.SCREEN * film.shape[2] // height}px"
-        screen.value = runs.to_webp(film, fps=fps, loop=loop)
+        screen.value = data
 
     # ------------------------------------------------------------------------------------------------- history
 
@@ -832,14 +836,19 @@ class Lab:
     def _fill_grid(self, settings: Any, axes: dict[str, list[Any]], cells: list[Any]) -> str:
         keys = [self.bench.key(cell) for cell in cells]
         made: dict[str, tuple[Any, str]] = {}
-        for record in self.bench.grid(settings, axes, executor=self.executor, see=self._see):
-            self.desk.check()
-            made[record.key] = (record, runs.playing(record, 144))
-            self.parts["grid"].value = runs.grid_table(
-                axes, [made[key][1] if key in made else None for key in keys]
-            )
-            self.now = f"{len(made)} of {len(cells)} videos"
-            self._say(self.status_words)
+        self.within = f"Video 1 of {len(cells)}. "
+        try:
+            for record in self.bench.grid(settings, axes, executor=self.executor, see=self._see):
+                self.desk.check()
+                made[record.key] = (record, runs.playing(record, 144))
+                self.parts["grid"].value = runs.grid_table(
+                    axes, [made[key][1] if key in made else None for key in keys]
+                )
+                self.now = f"{len(made)} of {len(cells)} videos"
+                self._say(self.status_words)
+                self.within = f"Video {len(made) + 1} of {len(cells)}. "
+        finally:
+            self.within = ""
         self.grid_records = [made[key][0] for key in keys]
         self._refresh(self.grid_records[-1])
         return f"{len(cells)} videos"

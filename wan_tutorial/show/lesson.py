@@ -47,7 +47,7 @@ def show_machine(machine: Machine | None = None) -> None:
     small, real = verdicts["mini"], verdicts[REAL]
     fits = "all lessons run here" if small.runs else "the lessons do not run here"
     for line in (
-        f"This machine: {machine.cores} cores, {spoken_bytes(machine.memory)} of memory, {gpu}.",
+        f"This machine: {machine.cores} core{'s' if machine.cores > 1 else ''}, {spoken_bytes(machine.memory)} of memory, {gpu}.",
         f"Scale model: {fits}, {small.why}.",
         f"Real model: {'runs here' if real.runs else 'does not run here'}, {real.why}.",
     ):

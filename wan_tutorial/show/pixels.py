@@ -64,7 +64,7 @@ def explore_latent_frames(
     tidy = {"style": {"description_width": "initial"}, "continuous_update": False}
     controls = {
         "frame": ipywidgets.IntSlider(frame, 0, latent.shape[2] - 1, description="latent frame", **tidy),
-        "name": ipywidgets.Dropdown(options=list(instead), description="becomes"),
+        "name": ipywidgets.Dropdown(options=list(instead), description="becomes", layout={"width": "340px"}),
         "amount": ipywidgets.FloatSlider(1.0, min=0, max=1, step=0.1, description="how much", **tidy),
     }
 
@@ -113,6 +113,6 @@ def draw_change(
         pen.text((4, top + row * (side + gap) + side // 2), name, style.GREY, _font(12), "lm")
     pen.text((4, 36), "frame", style.GREY, _font(12), "lm")
     pen.text((4, top + 3 * (side + gap) + 24), "mean change", style.GREY, _font(11), "lm")
-    under = f"red: the frames that latent frame {frame} stands for"
+    under = f"marked: the frames that latent frame {frame} stands for"
     pen.text((WIDTH - 4, page.height - 8), under, style.VERMILION, _font(11), "rm")
     return np.asarray(page)

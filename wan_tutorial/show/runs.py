@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
@@ -91,11 +91,12 @@ def thumbnail(path: str | Path, side: int = 96) -> bytes:
     """A picture file, small."""
     try:
         with Image.open(path) as picture:
-            small = picture.convert("RGB")
+            small = ImageOps.exif_transpose(picture).convert("RGBA")
             small.thumbnail((side, side))
     except (OSError, ValueError) as error:
         raise WanError(f"{path} could not be read as a picture: choose another one.") from error
-    return to_webp(np.asarray(small)[None])
+    white = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+    return to_webp(np.asarray(white.convert("RGB"))[None])
 
 
 def to_webp(film: np.ndarray, *, fps: float = 16, loop: bool = True) -> bytes:
@@ -131,11 +132,13 @@ def settings_rows(record: Any) -> list[tuple[str, str]]:
 
 
 def settings_table(record: Any) -> str:
-    """The same as an HTML table."""
+    """The same as an HTML table, with the reference picture under it."""
     rows = "".join(f"<tr><th scope='row'>{name}</th><td>{html.escape(said)}</td></tr>"
                    for name, said in settings_rows(record))  # fmt: skip
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in record.notices)
-    return f"<table class='wan-settings'>{rows}</table>{notes}"
+    given = record.settings.reference
+    picture = style.to_html(thumbnail(given), kind="webp", alt="The reference picture") if given else ""
+    return f"<table class='wan-settings'>{rows}</table>{picture}{notes}"
 
 
 def playing(record: Any, height: int) -> str:
@@ -249,8 +252,13 @@ def draw_panel(record: Any, settings: Any) -> np.ndarray:
     for place, line in enumerate(lines):
         draw.text((4, 38 + 22 * place), line, style.GREY if place else style.INK, small)
     if record is None:
-        draw.text((4, 150), "In a running notebook the controls stand here.", style.GREY, small)
-        return np.asarray(page)[:180]
+        offered = (
+            "In a running notebook the controls stand here: one for each of these, LoRAs, a reference picture;",
+            "and beside them the video as it forms, every run so far, two runs compared, and grids.",
+        )
+        for place, line in enumerate(offered):
+            draw.text((4, 122 + 22 * place), line, style.INK, small)
+        return np.asarray(page)[:176]
     frames = record.frames()
     side = (WIDTH - 5 * 6 - 8) // 6
     moments = scaled(frames[strip_frames(len(frames), 6)], round(side * frames.shape[1] / frames.shape[2]))

@@ -100,6 +100,8 @@ class TrainingBoard:
             self._said.value = f"{60 * self._moment.minutes:.0f} s, step {self._moment.step}, {how}"
             data, metadata = self._page()
             self._handle.update(data, metadata=metadata, raw=True)
+        elif not any(error):
+            self._said.value = "no minutes are left: raise them to go on"
 
     def stop(self) -> None:
         """End the training after the step it is at."""
@@ -168,8 +170,8 @@ def plot_moment(
     axes = figure.add_axes((0.065, 0.16, 0.3, 0.7))
     seconds, drawn = 60 * np.asarray(minutes), np.asarray(values, dtype=np.float64)
     axes.plot(seconds, drawn, color=style.FAINT, lw=0.8)
-    axes.plot(seconds, smooth(drawn), color=style.BLUE)
-    axes.set(xlabel="seconds", ylabel=y)
+    axes.plot(seconds, smooth(drawn), color=style.BLUE, marker="o" if len(drawn) == 1 else None)
+    axes.set(xlabel="seconds", ylabel=y, xlim=(0, max(1.0, seconds[-1])))
     axes.grid(axis="y")
     style.title(axes, title)
     count, gap = len(targets), 0.004
@@ -201,22 +203,25 @@ def explore_scene(**start: object) -> Panel:
     slim = {"layout": ipywidgets.Layout(width="215px"), "style": {"description_width": "80px"}}
     controls: dict[str, Any] = {
         name: ipywidgets.Dropdown(
-            options=[("none" if value is None else value, value) for value in known],
-            value=getattr(first, name), description=name.replace("_", " "), **slim,
+            options=[value or "none" for value in known],  # a menu whose value is None shows nothing
+            value=getattr(first, name) or "none", description=name.replace("_", " "), **slim,
         )
         for name, known in _KNOWN.items() if name != "relation"
     }  # fmt: skip
-    controls["relation"] = ipywidgets.Dropdown(options=("embedded", "beside"), description="relation", **slim)
+    controls["relation"] = ipywidgets.Dropdown(
+        options=("embedded", "beside"), value=first.relation or "embedded", description="relation", **slim
+    )
     for name in ("embers", "smoke"):
         controls[name] = ipywidgets.Checkbox(getattr(first, name), description=name, indent=False,
                                              layout=ipywidgets.Layout(width="90px"))  # fmt: skip
     controls["seed"] = ipywidgets.IntSlider(
-        first.seed, 0, 20, continuous_update=False, description="seed", **slim
-    )
+        first.seed, 0, 20, continuous_update=False, description="seed",
+        layout=ipywidgets.Layout(width="330px"), style=slim["style"],
+    )  # fmt: skip
 
-    def draw(subject: str, relation: str, seed: int, **named: Any) -> tuple[np.ndarray, str]:
-        place = None if subject == "campfire" else relation
-        scene = Scene(subject=subject, relation=place, seed=seed, **named)
+    def draw(subject: str, relation: str, defect: str, seed: int, **named: Any) -> tuple[np.ndarray, str]:
+        place, spoiled = None if subject == "campfire" else relation, None if defect == "none" else defect
+        scene = Scene(subject=subject, relation=place, defect=spoiled, seed=seed, **named)
         caption = write_caption(scene, seed)
         held_out = "held out of all training" if scene.combination in HELD_OUT else "seen in training"
         strip = film_strip(render([scene])[0], 7, fps=16, frame_height=112)

@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -114,7 +115,12 @@ def write_video(video: Frames, path: str | Path, *, fps: float, times: int = 1) 
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     frames = enlarge(to_frames(video), times)
     with _complete_or_nothing(path) as partial:
-        mediapy.write_video(partial, frames, fps=fps, codec="h264", crf=16)
+        try:
+            mediapy.write_video(partial, frames, fps=fps, codec="h264", crf=16)
+        except (OSError, RuntimeError) as error:  # ffmpeg's end is a broken pipe here
+            raise WanError(
+                f"{path} could not be written (is the disk full?): choose another output."
+            ) from error
     return path
 
 
@@ -122,12 +128,17 @@ def write_picture(picture: np.ndarray, path: str | Path) -> Path:
     """Write a uint8 picture (height, width, 3), as PNG or whatever the path's ending says."""
     path = check_writable(path)
     with _complete_or_nothing(path) as partial:
-        Image.fromarray(picture).save(partial)
+        try:
+            Image.fromarray(picture).save(partial)
+        except (OSError, ValueError) as error:  # a full disk, an ending that Pillow does not know
+            raise WanError(
+                f"{path} could not be written as a picture: try {path.with_suffix('.png')}."
+            ) from error
     return path
 
 
-def read_video(path: str | Path) -> np.ndarray:
-    """Read a video file's frames: (frames, height, width, 3), uint8."""
+def read_video(path: str | Path, *, most: int | None = None) -> np.ndarray:
+    """Read a video file's frames, all or the first so many: (frames, height, width, 3), uint8."""
     import imageio_ffmpeg  # not mediapy: its reader asks for an option that newer ffmpegs have dropped
 
     path = Path(path).expanduser()
@@ -138,7 +149,8 @@ def read_video(path: str | Path) -> np.ndarray:
         width, height = next(reader)[
             "size"
         ]  # the first answer describes the video, the others are its frames
-        frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+        frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in islice(reader, most)]
+        reader.close()
         return np.stack(frames)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise WanError(

@@ -462,8 +462,10 @@ def find_word(pieces: Sequence[str], word: str) -> list[tuple[int, int]]:
 
 
 def picture_html(data: bytes, *, alt: str) -> str:
-    """A JPEG for an `ipywidgets.HTML`: shown in the same moment as it is set, with its alternative text."""
-    return style.to_html(data, kind="jpeg", alt=alt, width=WIDTH)
+    """A JPEG for an `ipywidgets.HTML`: shown in the same moment as it is set, with its alternative text, and never wider
+    than the page."""
+    picture = style.to_html(data, kind="jpeg", alt=alt, width=WIDTH)
+    return picture.removesuffix(">") + ' style="max-width: 100%; height: auto">'
 
 
 def show_widget(widget: Widget, static: bytes, *, alt: str) -> None:

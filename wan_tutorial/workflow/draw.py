@@ -7,10 +7,12 @@ that make something to look at show it. Measures and colours are those of ComfyU
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import html
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +71,18 @@ def to_svg(figure: Figure) -> str:
 
 
 def show_workflow(workflow: Workflow, runs: Sequence[NodeRun] = (), *, title: str = "") -> None:
-    """Show a workflow in a notebook, sharp at every size."""
+    """Show a workflow in a notebook, as wide as the page, sharp at every size; on a narrow page it can be scrolled."""
     from IPython.display import display
 
     figure = draw_workflow(workflow, runs, title=title)
-    display({"image/svg+xml": to_svg(figure), "text/plain": str(figure.get_label())}, raw=True)
+    words, wide = str(figure.get_label()), 96 * figure.get_figwidth()  # pixels of a web page
+    svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', ' width="100%"', to_svg(figure), count=1)
+    coded = base64.b64encode(svg.encode()).decode()
+    page = (
+        f'<img src="data:image/svg+xml;base64,{coded}" alt="{html.escape(words)}" '
+        f'style="width: 100%; min-width: {wide / 2:.0f}px; max-width: {wide:.0f}px">'
+    )
+    display({"text/html": page, "image/svg+xml": svg, "text/plain": words}, raw=True)
 
 
 class _Drawing:

@@ -125,9 +125,10 @@ class NodeRun:
     words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        gave = "; ".join(output.words for output in self.outputs)
+        gave = [output.words for output in self.outputs]
+        told = "; ".join(gave) if len("".join(gave)) < 80 else f";\n{'':12}".join(gave)
         said = "".join(f"\n{'':12}{words}" for words in self.words)
-        return f"{self.seconds:8.2f} s  {self.node.title}{': ' if gave else ''}{gave}{said}"
+        return f"{self.seconds:8.2f} s  {self.node.title}{': ' if gave else ''}{told}{said}"
 
 
 def run_workflow(
@@ -255,7 +256,7 @@ class _Runner:
         return (ModelValue(name),) if role == "transformer" else (name,)
 
     def _load_image(self, node: Node) -> tuple[Any, ...]:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         name = self.workflow.value(node, "image")
         path = picture_file(self.workflow, name)
@@ -263,7 +264,9 @@ class _Runner:
             raise WanError(f"{node} asks for the picture {name!r}, which is not beside the workflow's file.")
         picture = read_picture(path, "picture", self.words)[None]  # (1, height, width, 3)
         with Image.open(path) as image:
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32)
+            alpha = np.asarray(
+                ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"), dtype=np.float32
+            )
         return picture, 1 - torch.from_numpy(alpha)[None] / 255  # ComfyUI's mask: where it is transparent
 
     def _add_loras(self, node: Node) -> tuple[Any, ...]:
