@@ -239,7 +239,7 @@ else:
     FOLDER = "outputs/lesson_09_models"
     entry = write_stand_in(FOLDER)
     FIRST, REFERENCE = replace(FIRST, size=entry.size), replace(REFERENCE, size=entry.size)
-    GUIDED = replace(GUIDED, size=entry.size, steps=8)
+    GUIDED = replace(GUIDED, size=entry.size, guidance=entry.guidance)
 
 # %%
 pipe = wan.load(entry, folder=FOLDER)
@@ -374,7 +374,7 @@ pipe.free("transformer")
 # ## Look: the first video
 #
 # The workflow's own settings: 20 steps, uni_pc, guidance 6, shift 8. **On a T4 this is the long one**; the plan above says how
-# long. (On the stand-in, eight steps.)
+# long. (The stand-in runs with the scale model's own guidance and shift.)
 
 # %%
 guided = pipe.generate(
@@ -422,7 +422,7 @@ import numpy as np
 from wan_tutorial.show import plot_strips
 
 show_picture(np.asarray(reference), alt="The reference image: a sword in a bonfire", width=192)
-shown = {"20 steps, guidance 6" if REAL else "8 steps, guidance 6": guided.video}
+shown = {f"20 steps, guidance {GUIDED.guidance:g}": guided.video}
 shown["4 steps, LoRA and reference"] = referred.video
 show_figure(plot_strips(shown, fps=guided.fps, alt="The workflow's two videos, made here"))
 

@@ -55,6 +55,7 @@ def write_stand_in(folder: str | Path) -> ModelEntry:
     return replace(
         WAN_14B_Q3, title="a stand-in: the real names, layout and formats, with the scale model inside", files=sized,
         size=MINI.size, trained_sizes=MINI.trained_sizes, text_length=MINI.text_length,
+        guidance=MINI.guidance, shift=MINI.shift,
         shape=(dim, ffn, REAL.layers, REAL.vace_blocks), unknown_words=MINI.unknown_words,
     )  # fmt: skip
 
