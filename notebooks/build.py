@@ -29,6 +29,7 @@ ROOT = NOTEBOOKS.parent
 LARGEST = 10**6  # bytes of a notebook
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PICTURE = re.compile(r'<img src="data:image/(png|jpeg);base64,([^"]+)" alt="([^"]*)"(?: width="(\d+)")?>')
+PROGRESS = re.compile(r"\r[^\n]*\n?")  # a bar writes its line again and again, from the line's beginning
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 SETUP = """import importlib.util
@@ -139,12 +140,27 @@ def clean(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [clean_output(output) for output in cell.outputs if not is_progress(output)]
+            cell.outputs = [clean_output(output) for output in without_progress(cell.outputs)]
 
 
-def is_progress(output: NotebookNode) -> bool:
-    """Progress bars and notices to a waiting person."""
-    return output.output_type == "stream" and output.name == "stderr"
+def without_progress(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """A cell's outputs without progress bars and notices, which are for a person who waits.
+
+    What is printed comes in pieces, and a bar's last line break in another one than the bar: they are joined first.
+    """
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        printed = output.output_type == "stream"
+        if printed and output.name == "stderr":
+            continue
+        if printed and kept and kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = PROGRESS.sub("", output.text)
+    return [output for output in kept if output.output_type != "stream" or output.text]
 
 
 def clean_output(output: NotebookNode) -> NotebookNode:

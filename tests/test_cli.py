@@ -58,7 +58,7 @@ def test_generate_writes_a_video_and_a_strip_and_says_what_it_took(command, caps
         assert words in out
     for stage in ("load", "text", "steps", "decode"):
         assert f"\n{stage} " in out and stage in err  # the report; the progress bar
-    assert out.count("memory peak") == 4 and "was trained on 96x96x13, not on 32x32x5" in err
+    assert out.count("memory peak") == 4 and "was trained on 96x96x13, 96x96x9, not on 32x32x5" in err
 
 
 def test_pictures_reach_the_run(command, capsys):
@@ -135,7 +135,7 @@ def test_ctrl_c_leaves_nothing_half_written(command, capsys, monkeypatch):
     monkeypatch.setattr(mediapy, "write_video", interrupted)
     assert command("--quiet") == 130
     out, err = capsys.readouterr()
-    assert err.strip() == "wan-tutorial: stopped; no file is left half-written." and out == ""
+    assert err.strip() == f"wan-tutorial: {cli.STOPPED}" and out == ""
     assert written() == []
 
 
@@ -173,7 +173,7 @@ def test_doctor_plans_what_its_options_ask_for(capsys):
     assert cli.main(["doctor", "mini", "--steps", "0"]) == 2
     assert "1 or more, not 0" in capsys.readouterr().err
     assert cli.main(["doctor", "mini", "--guidance", "-2"]) == 2
-    assert "0 or more, not -2.0" in capsys.readouterr().err
+    assert "0 to 100, not -2.0" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- help

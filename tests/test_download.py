@@ -1,7 +1,9 @@
 """Fetching models: from a small hub on this machine, spoken to by the real huggingface_hub, and without any."""
 
+import errno
 import hashlib
 import json
+import os
 import re
 import threading
 from dataclasses import replace
@@ -19,7 +21,10 @@ from wan_tutorial.machine.weights import EXTRAS, MODELS, WAN_14B_Q3, find_file, 
 
 
 def content(name: str) -> bytes:
-    return (name * 5000).encode()
+    """A file whose one tensor says its name 5000 times."""
+    size = 5000 * len(name)
+    header = json.dumps({"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + (name * 5000).encode()
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -136,10 +141,35 @@ def test_a_file_that_comes_damaged_is_thrown_away(hub, tmp_path):
 
 def test_a_file_that_changed_later_is_found_by_its_record(hub, tmp_path):
     (path,) = download("causvid-v2", tmp_path)
-    path.write_bytes(b"!" + path.read_bytes()[1:])
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert download("causvid-v2", tmp_path) == [path]
-    with pytest.raises(WanError, match=r"no longer what was downloaded.*delete"):
+    with pytest.raises(WanError, match=r"no longer, what the hub sends.*delete"):
         download("causvid-v2", tmp_path, verify=True)
+
+
+def test_a_half_under_its_final_name_is_not_taken_for_the_file(hub, tmp_path):
+    """As a copy that stopped leaves it: "download it again" must not end in "it is here"."""
+    (path,) = download("causvid-v2", tmp_path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(
+        WanError, match=r"Delete .*_v2.safetensors and ask again: .* is cut short: .* 1,000 are missing"
+    ):
+        download("causvid-v2", tmp_path)
+    path.unlink()
+    assert download("causvid-v2", tmp_path)[0].read_bytes() == content(path.name)
+
+
+def test_a_file_that_came_by_another_way_is_compared_with_the_hubs(hub, tmp_path):
+    """Nothing is recorded of what ComfyUI or a person put there; only --verify asks a network for it."""
+    (lora,) = EXTRAS["causvid-v2"]
+    path = tmp_path / "loras" / lora.name
+    path.parent.mkdir()
+    path.write_bytes(content(lora.name))
+    assert download("causvid-v2", tmp_path, verify=True) == [path]
+    path.write_bytes(content("something else"))
+    with pytest.raises(WanError, match=r"is not, or no longer, what the hub sends.*delete"):
+        download("causvid-v2", tmp_path, verify=True)
+    assert len(download("mini", tmp_path, verify=True)) == 3, "what comes with the package is on no hub"
 
 
 def test_a_full_disk_is_found_before_anything_is_fetched(hub, tmp_path, monkeypatch):
@@ -151,13 +181,37 @@ def test_a_full_disk_is_found_before_anything_is_fetched(hub, tmp_path, monkeypa
     assert hub.asked == []
 
 
-def test_a_disk_that_fills_up_on_the_way_is_said(hub, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["_transfer", "_write_record"])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "The disk is full; what came of .* is kept"),
+        (errno.EDQUOT, "The disk is full; what came of .* is kept"),
+        (errno.EFBIG, r"cannot be written there \(File too large\): name a folder on another disk"),
+    ],
+)
+def test_a_disk_that_fills_up_on_the_way_is_said(hub, tmp_path, monkeypatch, stage, number, words):
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(module, "_transfer", full)
-    with pytest.raises(WanError, match="The disk is full; what came of .* is kept"):
+    monkeypatch.setattr(module, stage, full)
+    with pytest.raises(WanError, match=words):
         download("causvid-v2", tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors")), "no file stands under its final name without its record"
+    monkeypatch.undo()
+
+
+def test_a_record_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(path, text):
+        path.write_bytes(text[:10].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    module._write_record(tmp_path, "one", {"sha256": "1"})
+    monkeypatch.setattr(module.Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        module._write_record(tmp_path, "two", {"sha256": "2"})
+    assert module._read_record(tmp_path) == {"one": {"sha256": "1"}}
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD]
 
 
 def test_a_folder_that_cannot_be_written_is_no_lost_network(hub, tmp_path):
@@ -183,7 +237,7 @@ def test_a_folder_that_is_already_there_needs_no_network(tmp_path, monkeypatch):
     for role, place in {"transformer": "unet/wan", "text_encoder": "clip", "vae": "vae"}.items():
         for folder in (comfy / place, flat):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / names[role]).write_bytes(b"model")
+            (folder / names[role]).write_bytes(content("model"))
     assert [path.name for path in download("wan2.1-vace-14b-q3", comfy)] == list(names.values())
     assert find_files(WAN_14B_Q3, folder=flat)["vae"] == flat / names["vae"]
     monkeypatch.setenv("WAN_TUTORIAL_MODELS", str(comfy))

@@ -1,5 +1,6 @@
 """Runs that are remembered: complete records, the same bits again, grids that go on, on any executor."""
 
+import copy
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ from small import write_small_model
 
 from wan_tutorial import experiments
 from wan_tutorial.errors import WanError
-from wan_tutorial.experiments import Experiments, RunSettings, paint, read_record
+from wan_tutorial.experiments import Experiments, RunSettings, paint, read_record, record_files
 from wan_tutorial.files import write_safetensors
 from wan_tutorial.pipeline import load
 from wan_tutorial.show.runs import thumbnail, write_page
@@ -360,3 +361,21 @@ def test_two_workers_of_a_cluster_make_the_same_grid(bench, local):
         workers = client.run(lambda: __import__("os").getpid())
     assert len(set(workers.values())) == 2 and 1 <= kept < 12
     assert {record.key: record.checksum for record in records} == local
+
+
+def test_a_grid_over_models_gives_each_worker_its_models_files(bench, pipe, monkeypatch):
+    given = {}
+
+    def worker(settings, files, threads, asked):
+        given[settings.model] = files
+        return record_files(settings, bench.pipes[settings.model], *paint(settings, pipe), threads=threads)
+
+    monkeypatch.setattr(experiments, "paint_files", worker)
+    other = copy.copy(pipe)
+    other.files = {**pipe.files, "transformer": pipe.files["transformer"].with_name("other.gguf")}
+    other.files["transformer"].write_bytes(pipe.files["transformer"].read_bytes() + b"0")
+    bench.pipes["mini-f16"] = other
+    with ThreadPoolExecutor(1) as executor:
+        list(bench.grid(SETTINGS, {"model": ["mini", "mini-f16"]}, executor=executor))
+    assert given["mini"]["transformer"].endswith("small-Q3_K.gguf")
+    assert given["mini-f16"]["transformer"].endswith("other.gguf")

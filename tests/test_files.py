@@ -2,6 +2,9 @@
 
 import os
 import struct
+import subprocess
+import sys
+import time
 import zipfile
 from math import prod
 
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 from wan_tutorial.errors import WanError
 from wan_tutorial.files import (
     describe,
+    fingerprint,
     inspect_file,
     read_header,
     read_tensors,
@@ -247,9 +251,15 @@ def test_the_real_models_are_recognised():
 
 def test_the_wrong_model_is_named(packed):
     with pytest.raises(
-        WanError, match=r"small-Q3_K_S.gguf holds a Wan2.1 VACE transformer.*a vae file is needed"
+        WanError,
+        match=r"small-Q3_K_S.gguf holds a Wan2.1 VACE transformer.*a vae file is needed here, such as wan_2.1_vae",
     ):
         read_tensors(packed).require("vae")
+    assert "the VACE blocks alone" in describe({"vace_blocks.0.self_attn.q.weight": (1,)})[1]
+    for name in ("encoder.conv_in.weight", "first_stage_model.encoder.conv_in.weight"):
+        assert describe({name: (1,)})[1] == "another model's VAE, or Wan's under diffusers' names"
+    senseless = {"encoder.block.0.layer.0.SelfAttention.q.weight": (1, 1), "shared.weight": (5,)}
+    assert describe(senseless)[1] == "something like a text encoder, with shapes that make no sense"
 
 
 # -- bad files: each gets one sentence ---------------------------------------------------------------------
@@ -334,7 +344,10 @@ def test_damaged_gguf_is_named(tmp_path):
     )  # an array of 2^60 bytes, over which GGUFReader runs out of memory
     for wrong, words in (
         (dict(type_number=4711), "type number 4711"),
-        (dict(type_number=16, shape=(256,)), "is of type IQ2_XXS, which is not read here; read are F64"),
+        (
+            dict(type_number=16, shape=(256,)),
+            "is of type IQ2_XXS, which is not read here; read are F64.* choose a file in one of them",
+        ),
         (dict(type_number=11, shape=(100,)), r"\(100,\) cannot be Q3_K"),
         (dict(shape=(2**40, 2**40)), "cut short"),
         (dict(shape=(1,) * 9), "9 dimensions"),
@@ -347,7 +360,7 @@ def test_damaged_gguf_is_named(tmp_path):
             read_tensors(gguf_with(tmp_path, **wrong))
     path = gguf_with(tmp_path)
     path.write_bytes(b"GGUF" + struct.pack(">I", 3) + path.read_bytes()[8:])
-    with pytest.raises(WanError, match="version 50331648; versions 2 and 3"):
+    with pytest.raises(WanError, match="version 50331648; versions 2 and 3.* choose a newer"):
         read_tensors(path)
 
 
@@ -356,7 +369,10 @@ def test_damaged_safetensors_is_named(tmp_path):
     for header, words in (
         (b'{"a": ', "header cannot be read"),
         (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "does not fit in its 4 bytes"),
-        (b'{"a": {"dtype": "F3", "shape": [2], "data_offsets": [0, 8]}}', "of type 'F3'; known are BF16"),
+        (
+            b'{"a": {"dtype": "F3", "shape": [2], "data_offsets": [0, 8]}}',
+            "x.safetensors: a is of type 'F3'; known are BF16.* choose",
+        ),
         (b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}', "4 are missing"),
         (b'{"a": 3}', "header cannot be read"),
     ):
@@ -379,6 +395,28 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(write, tmp_path):
         write(tmp_path / "nowhere" / "x", {})
     with pytest.raises(WanError, match="is a folder"):
         write(tmp_path, {})
+
+
+@pytest.mark.parametrize("write", [write_gguf, write_safetensors])
+def test_a_full_disk_is_said_in_a_sentence(write, tmp_path):
+    """A process of its own, whose files may have 100 kB: the writers' own errors are not all the system's."""
+    code = f"""
+import resource, signal, sys, torch
+from wan_tutorial.errors import WanError
+from wan_tutorial.files import {write.__name__}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    {write.__name__}(sys.argv[1], {{"x": torch.ones(200_000)}})
+except WanError as error:
+    print(error)
+"""
+    path = tmp_path / "model"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert f"{path} cannot be written: " in done.stdout and "choose another folder" in done.stdout, (
+        done.stderr
+    )
+    assert not os.listdir(tmp_path)
 
 
 def test_what_a_format_cannot_hold_is_said(tmp_path):
@@ -495,3 +533,26 @@ def test_text_encoder_file(text_encoder):
 def test_numpy_scalars_of_a_file_are_plain(packed):
     assert all(type(n) is int for entry in read_header(packed).entries for n in entry.shape)
     assert not isinstance(read_tensors(packed).metadata["general.file_type"], np.generic)
+
+
+def test_a_fingerprint_knows_contents_and_not_names(tmp_path):
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    weights = torch.randn(3_000_000, generator=torch.Generator().manual_seed(0))
+    write_safetensors(one, {"weight": weights})
+    write_safetensors(other, {"weight": weights})
+    assert fingerprint(one) == fingerprint(other)
+    write_safetensors(other, {"weight": weights + 1e-3})  # trained on a little
+    assert fingerprint(one) != fingerprint(other)
+    write_safetensors(other, {"weight": torch.cat([weights, weights[:1]])})
+    assert fingerprint(one) != fingerprint(other)
+    with pytest.raises(WanError, match="There is no file"):
+        fingerprint(tmp_path / "none.gguf")
+
+
+def test_a_fingerprint_reads_little_of_a_large_file(tmp_path):
+    large = tmp_path / "large.gguf"
+    with large.open("wb") as file:
+        file.truncate(8 * 10**9)  # a hole: it takes no room on the disk
+    began = time.perf_counter()
+    fingerprint(large)
+    assert time.perf_counter() - began < 1

@@ -1,6 +1,7 @@
 """The prompt lab without a browser: every control does what it says, and what the screen shows is what Python holds."""
 
 import io
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -15,7 +16,7 @@ from wan_tutorial.experiments import Experiments, Moment, RunSettings
 from wan_tutorial.machine.hardware import Machine
 from wan_tutorial.pipeline import load
 from wan_tutorial.show import runs
-from wan_tutorial.show.lab import Lab
+from wan_tutorial.show.lab import Desk, Lab
 from wan_tutorial.sizes import VideoSize
 
 SETTINGS = RunSettings("a sword", negative="blurry", size=VideoSize(48, 48, 5), steps=2, guidance=2.0, seed=3)
@@ -384,6 +385,55 @@ def test_a_grid_fills_cell_by_cell_and_goes_on_after_a_cancel(lab):
     ]
     assert len(lab.bench.history()) == 4 and tables[-1].count("<img") == 4 and "waiting" in tables[0]
     assert "guidance 2.5" in tables[-1] and "seed 5" in tables[-1]
+
+
+def test_a_grid_never_speaks_of_one_video_more_than_it_has(lab, monkeypatch):
+    """After the last one the bench may still say a moment: it is of no next video."""
+    grid, said = lab.bench.grid, []
+
+    def and_a_moment_more(settings, axes, *, executor, see):
+        yield from grid(settings, axes, executor=executor, see=see)
+        see(Moment("record", 0, 1))
+
+    monkeypatch.setattr(lab.bench, "grid", and_a_moment_more)
+    lab.parts["status"].observe(lambda change: said.append(change["new"]), names="value")
+    lab.parts["across"].value, lab.parts["across_values"].value = "guidance", "1, 2"
+    lab.run_grid()
+    assert any("Video 2 of 2" in words for words in said)
+    assert not [words for words in said if "Video 3 of 2" in words]
+
+
+def test_settings_beyond_a_controls_range_stay_as_they_are(lab):
+    """A run from outside the lab may have more steps than its control offers: its settings must come out the same."""
+    settings = replace(
+        SETTINGS, steps=150, guidance=30.0, shift=50.0, seed=2**40, loras=(("a.safetensors", -5.0),)
+    )
+    lab.use(settings)
+    assert lab.settings == settings
+
+
+def test_files_that_vanish_are_said_and_the_next_run_is_made(lab, tmp_path):
+    """A picture or a run deleted from the disk: one sentence, and the panel goes on working."""
+    Image.new("RGB", (20, 30), "green").save(tmp_path / "picture.png")
+    lab.use(replace(SETTINGS, reference=str(tmp_path / "picture.png")))
+    (tmp_path / "picture.png").unlink()
+    lab.parts["run"].click()
+    lab.desk.wait()
+    assert "picture.png" in status(lab) and "alert" in status(lab)
+    lab.use(SETTINGS)
+    shutil.rmtree(lab.run().folder)
+    lab.parts["view"].value = "Steps"
+    assert "steps.png could not be read as a picture: it is missing or damaged" in status(lab)
+    lab.parts["view"].value = "Video"
+    assert lab.run().frames().shape == (5, 48, 48, 3)
+
+
+def test_a_desk_outlives_a_fault_in_its_work(capsys):
+    done, desk = [], Desk()
+    desk.add(lambda: 1 / 0)
+    desk.add(lambda: done.append(1))
+    desk.wait()
+    assert done == [1] and "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_the_panel_leaves_a_picture_for_those_without_a_kernel(lab, monkeypatch):

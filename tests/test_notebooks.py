@@ -106,6 +106,9 @@ def test_a_notebook_was_run_to_its_end_without_an_error(source):
     assert counts == list(range(1, len(counts) + 1))
     for cell in notebook.cells:
         assert not [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        assert not [output for output in cell.get("outputs", []) if "\r" in output.get("text", "")], (
+            "a progress bar"
+        )
 
 
 @sources
@@ -225,3 +228,25 @@ def test_badges_come_from_the_one_address(monkeypatch):
     monkeypatch.setattr(build, "address", lambda: None)
     cells = build.common_cells("00_a_lesson")
     assert "badge" not in cells["colab"] and ".whl" in cells["setup"] and ".whl" in cells["colab"]
+
+
+def test_the_builder_drops_progress_bars_between_printed_lines():
+    """In a notebook the bars are written to stdout, one line over and over, in pieces, among what a cell prints."""
+    pieces = [
+        "before\n",
+        "\rsteps 0/2",
+        "\rsteps 1/2\rsteps 2/2",
+        "\nbetween\n",
+        "\rdecode 1/1",
+        "\n",
+        "after\n",
+    ]
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=piece) for piece in pieces]
+    outputs.insert(4, nbformat.v4.new_output("stream", name="stderr", text="a notice\n"))
+    picture = nbformat.v4.new_output("display_data", {"text/plain": "a fire"})
+    bar = nbformat.v4.new_output("stream", name="stdout", text="\rload 3/3\n")
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("x", outputs=[*outputs, picture, bar])]
+    )
+    build.clean(notebook)
+    assert [output.get("text") for output in notebook.cells[0].outputs] == ["before\nbetween\nafter\n", None]

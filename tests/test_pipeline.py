@@ -1,22 +1,39 @@
 """The stages in a row: on small random models, against diffusers, and when asked wrongly."""
 
+import io
 import mmap
+import re
+import sys
 import time
+import weakref
 from dataclasses import replace
+from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small import TEXT_TO_VIDEO, diffusers_pipeline, packed, small_transformer_state, write_small_model
+from small import (
+    TEXT_TO_VIDEO,
+    diffusers_pipeline,
+    packed,
+    small_transformer_state,
+    small_vae_state,
+    write_small_model,
+)
 
 from wan_tutorial import pipeline as module
 from wan_tutorial.errors import WanError
-from wan_tutorial.files import read_tensors, write_gguf
+from wan_tutorial.files import read_tensors, write_gguf, write_safetensors
 from wan_tutorial.machine import hardware, weights
 from wan_tutorial.machine.hardware import Machine, StageMeter, judge_models, place_model
 from wan_tutorial.machine.weights import MINI, MODELS, WAN_14B_Q3, find_files, find_model
 from wan_tutorial.pipeline import Pipeline, load
+from wan_tutorial.reference import FITS
 from wan_tutorial.sampling.denoise import SamplingSettings
+from wan_tutorial.sampling.keep import KeptRun
+from wan_tutorial.sampling.schedules import SCHEDULERS
+from wan_tutorial.sampling.solvers import SOLVERS
 from wan_tutorial.sizes import VideoSize
 
 SMALL = VideoSize(32, 32, 5)
@@ -175,6 +192,62 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_work(pipe):
         generate(pipe, keep="/proc/nothing/run")
 
 
+def test_a_kept_run_outlives_a_full_disk_and_a_killed_process(tmp_path, monkeypatch):
+    """Going on writes nothing that is there already, and a half that was left does not stay for ever."""
+    kept = KeptRun(tmp_path / "run", {"seed": 1})
+    (tmp_path / "run" / ".velocity-0000.safetensors.17.partial").write_bytes(b"half")
+
+    def full(path, *_, **__):
+        path.write_bytes(b"{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    KeptRun(tmp_path / "run", {"seed": 1})
+    with pytest.raises(WanError, match="cannot be written: No space left on device; choose another folder"):
+        KeptRun(tmp_path / "other", {"seed": 1})
+    assert list((tmp_path / "other").iterdir()) == []
+    kept.clear()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_kept_run_knows_its_model_by_contents(tmp_path):
+    """New weights under an old name are another model: what was kept of it is not gone on with."""
+    model = write_small_model(tmp_path)
+    old = load("mini", **vars(model), device="cpu")
+    told = (PROMPT, "", 0, SMALL, SamplingSettings(), None, {})
+    old._kept_run(tmp_path / "run", *told)
+    copies = {role: tmp_path / "elsewhere" / path.name for role, path in vars(model).items()}
+    (tmp_path / "elsewhere").mkdir()
+    for role, path in vars(model).items():
+        copies[role].write_bytes(path.read_bytes())
+    load("mini", **copies, device="cpu")._kept_run(tmp_path / "run", *told)  # goes on from a copy
+    for role in ("transformer", "text_encoder", "vae"):
+        good, path = copies[role].read_bytes(), copies[role]
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(WanError, match="keeps another run"):
+            Pipeline(MINI, copies, old.placement)._kept_run(tmp_path / "run", *told)
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize("kind, stream", [("ipykernel.iostream", "out"), ("io", "err")])
+def test_progress_is_no_error_in_a_notebook(pipe, monkeypatch, kind, stream):
+    """A notebook paints stderr as an error; a terminal keeps it apart from what a program prints."""
+    page = {
+        name: type("OutStream", (io.StringIO,), {"__module__": kind if name == "out" else "io"})()
+        for name in ("out", "err")
+    }
+    monkeypatch.setattr(sys, "stdout", page["out"])
+    monkeypatch.setattr(sys, "stderr", page["err"])
+    generate(pipe, steps=1, progress=True)
+    other = page["err" if stream == "out" else "out"]
+    assert (
+        "steps" in page[stream].getvalue()
+        and "\r" in page[stream].getvalue()
+        and "\r" not in other.getvalue()
+    )
+    assert "was trained on" in page["err"].getvalue()  # a notice is a warning everywhere
+
+
 def test_blocks_may_rest_in_ram_and_the_video_is_the_same(files, pipe, monkeypatch):
     """A heavy model is read anew when the plan for a run says that its blocks have to rest elsewhere."""
     one, other = (Pipeline(replace(MINI, light=False), files, pipe.placement) for _ in range(2))
@@ -190,24 +263,94 @@ def test_blocks_may_rest_in_ram_and_the_video_is_the_same(files, pipe, monkeypat
     assert torch.equal(generate(other).latent, visiting) and not other.blocks_in_ram
 
 
-def test_a_stopped_heavy_run_gives_its_memory_back(files, pipe, monkeypatch):
+def broken(files, pipe, role, layer, error):
+    """A heavy pipeline whose one layer raises, and the networks it built, by weak references."""
+    heavy, built = Pipeline(replace(MINI, light=False), files, pipe.placement), []
+    build = heavy._build
+
+    def fail(*_, **__):
+        raise error
+
+    def build_broken(asked, tensors):
+        part = build(asked, tensors)
+        if asked == role:
+            part.get_submodule(layer).forward = fail
+            built.append(weakref.ref(part))
+        return part
+
+    heavy._build = build_broken
+    return heavy, built
+
+
+DEEP = {
+    "transformer": "blocks.1.ffn.net.2",
+    "text_encoder": "model.encoder.block.1.layer.0.SelfAttention.q",
+    "vae": "model.decoder.mid_block.attentions.0",
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("role", DEEP)
+def test_a_stopped_heavy_run_gives_its_memory_back(files, pipe, role, error):
+    """Also where the error is kept, as a notebook keeps its last one: its frames hold the network that was at work."""
+    heavy, built = broken(files, pipe, role, DEEP[role], error("stop"))
+    with pytest.raises((error, WanError)) as kept:
+        generate(heavy)
+    assert heavy._parts == {} and kept.value is not None
+    assert len(built) == 1 and built[0]() is None
+
+
+def test_what_a_stage_by_itself_left_behind_is_given_back_before_a_run(files, pipe):
     heavy = Pipeline(replace(MINI, light=False), files, pipe.placement)
-    heavy.transformer.forward = None  # a run that fails in its steps
-    with pytest.raises(TypeError):
+    next(heavy.denoise(heavy.draw_noise(SMALL), heavy.encode_text(PROMPT), steps=2))  # and stopped
+    held, build = [], heavy._build
+    heavy._build = lambda role, tensors: (held.append((role, *heavy._parts)), build(role, tensors))[1]
+    generate(heavy, start=pipe.decode(pipe.draw_noise(SMALL)).clamp(-1, 1), denoise=0.5)
+    assert held == [("vae",), ("transformer",), ("vae",)], (
+        "the text encoder was there already, and nothing meets"
+    )
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [("transformer", "steps: fewer frames or pixels"), ("text_encoder", "text: other programs or cells")],
+)
+def test_a_gpu_that_is_too_small_is_said_in_a_sentence(files, pipe, role, words):
+    heavy, _ = broken(files, pipe, role, DEEP[role], torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(WanError, match=f"The GPU's memory ran out in the stage {words}"):
         generate(heavy)
     assert heavy._parts == {}
 
 
-def test_a_gpu_that_is_too_small_is_said_in_a_sentence(files, pipe, monkeypatch):
+def test_a_heavy_models_files_are_examined_before_any_work(files, tmp_path):
+    """Its VAE is read last, after minutes of steps: what is wrong with it is said when the model is loaded."""
+    entry, own = replace(MINI, light=False), {role: path for role, path in files.items()}
+    assert load(entry, **own)._parts == {}
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(files["vae"].read_bytes()[:-100])
+    with pytest.raises(WanError, match="torn.safetensors is cut short"):
+        load(entry, **own | {"vae": torn})
+    other = tmp_path / "other.safetensors"
+    state = small_vae_state()
+    write_safetensors(other, {n: t.contiguous() for n, t in state.items() if "resample" not in n})
+    with pytest.raises(WanError, match=r"other.safetensors: .*another model's VAE"):
+        load(entry, **own | {"vae": other})
+    with pytest.raises(
+        WanError, match=r"holds a Wan2.1 VAE.*a text encoder file is needed here, such as umt5"
+    ):
+        load(entry, **own | {"text_encoder": files["vae"]})
+
+
+def test_on_the_processor_of_a_machine_with_a_gpu_the_plan_is_the_processors(files, pipe, monkeypatch):
     heavy = Pipeline(replace(MINI, light=False), files, pipe.placement)
-
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(heavy.transformer, "forward", full)
-    with pytest.raises(WanError, match="The GPU's memory ran out in the stage steps: fewer frames"):
-        generate(heavy)
-    assert heavy._parts == {}
+    seen = []
+    monkeypatch.setattr(module, "read_machine", lambda: T4)
+    monkeypatch.setattr(
+        module, "must_tile", lambda _entry, _size, _dtype, machine: seen.append(machine.gpu) or False
+    )
+    heavy.decode(heavy.draw_noise(SMALL))
+    (notice,) = heavy._plan_notices(WAN_14B_Q3.size, heavy.settings())
+    assert seen == [None] and "T4" not in notice
 
 
 # ------------------------------------------------------------------------------------------------ against diffusers
@@ -423,6 +566,25 @@ def test_the_meter_sees_the_peak_of_a_stage():
     assert (
         hardware.spoken_bytes(12_300_000_000) == "12.3 GB" and hardware.spoken_bytes(606_000_000) == "606 MB"
     )
+
+
+def test_the_front_pages_table_of_settings_names_what_there_is():
+    """Its second column is generate's own, all of it, the third diffusers'; what the others' words are called is here."""
+    from diffusers import WanVACEPipeline
+
+    page = (Path(__file__).parents[1] / "README.md").read_text().split("## Settings in other programs")[1]
+    rows = [
+        line.strip("| ").split(" | ") for line in page.split("##")[0].splitlines() if line.startswith("| ")
+    ][1:]
+    ours, theirs = (set(signature(call).parameters) for call in (Pipeline.generate, WanVACEPipeline.__call__))
+    own = {name for row in rows for name in re.findall(r"`([a-z_]+)`", re.split("[;:]", row[1])[0])}
+    assert own == ours - {"self", "prompt", "first_frame", "keep", "progress"}
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)[`=]", row[2])}
+    values = {"uni_pc_diffusers", "diffusers", "official"}
+    assert values <= {*SOLVERS, *SCHEDULERS} and {"pad", "crop"} == set(FITS)
+    methods = {"load_lora_weights", "set_adapters"}
+    assert named - values - methods - {"flow_shift"} <= theirs  # flow_shift is the scheduler's
+    assert all(hasattr(WanVACEPipeline, name) for name in methods)
 
 
 def test_settings_are_the_models_own_where_none_are_given(pipe):

@@ -1,8 +1,10 @@
 """The plan: its formulas against counts, its choices and reasons, and what it says when something does not fit."""
 
+import re
 import weakref
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,8 +209,23 @@ def test_what_does_not_fit_names_the_nearest_that_does():
     tiny = plan_run(WAN_14B_Q3, replace(find_card("8GB"), vram=2 * 10**9), T4_RUN)
     assert tiny.nearest is None and "a smaller one is wan2.1-vace-1.3b" in str(tiny)
     smaller = replace(find_card("8GB"), vram=7 * 10**9)
+    assert "a smaller one is mini" in str(plan_run(WAN_1_3B, replace(smaller, ram=10**9), T4_RUN))
     middle = plan_run(MODELS["wan2.1-vace-1.3b"], smaller, T4_RUN)
     assert middle.choice("text encoder") == "CPU" and middle.fits
+
+
+def test_a_size_far_too_large_has_a_nearest_too_and_a_still_picture_stays_one():
+    huge = plan_run(WAN_14B_Q3, CARDS["T4"], Run(VideoSize(8192, 8192, 81), 4, 1.0))
+    assert huge.nearest.size == VideoSize(2464, 2464, 9)
+    still = plan_run(WAN_14B_Q3, CARDS["T4"], Run(VideoSize(8192, 8192, 1), 4, 1.0))
+    assert still.nearest.size.frames == 1 and "1 frame\n" in str(still) + "\n"
+    one = str(plan_run(MODELS["mini"], CARDS["T4"], Run(VideoSize(16, 16, 1), 1, 1.0)))
+    assert "16x16, 1 frame, 1 step, guidance 1; 1 token\n" in one
+
+
+def test_ram_that_is_too_small_is_the_machines_and_not_the_cards():
+    plan = plan_run(WAN_14B_Q3, replace(CARDS["L4"], ram=2 * 10**9), T4_RUN)
+    assert "of RAM, and the machine with L4 has 2.0 GB" in plan.problem
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -224,6 +241,15 @@ def test_the_settings_it_names_pass_its_own_examination(card):
         if plan.nearest:
             again = plan_run(entry, CARDS[card], plan.nearest)
             assert again.fits and again.nearest is None and "it fits" in str(again)
+
+
+def test_the_front_page_has_the_minutes_of_the_plan():
+    runs = (Run(VideoSize(832, 480, 25), 4, 1.0, lora=True), Run(VideoSize(832, 480, 33), 20, 6.0), T4_RUN)
+    page = (Path(__file__).parents[1] / "README.md").read_text()
+    for card in ("T4", "L4", "A100"):
+        (row,) = re.findall(rf"^\| {card}[^|]*\|(.*)\|$", page, re.MULTILINE)
+        for said, run in zip(row.split("|"), runs, strict=True):
+            assert float(said) == pytest.approx(plan_run(WAN_14B_Q3, CARDS[card], run).minutes, rel=0.12)
 
 
 def test_every_card_plans_every_model():
@@ -242,9 +268,12 @@ def test_more_of_anything_costs_more():
 
 def test_doctor_plans_for_a_card_by_name(capsys):
     assert cli.main(["doctor", "--card", "T4", "--size", "832x480", "--frames", "33"]) == 0
-    assert "wan2.1-vace-14b-q3 on T4: 832x480, 33 frames" in capsys.readouterr().out
+    page = capsys.readouterr().out  # the settings are those that generate would take
+    assert "wan2.1-vace-14b-q3 on T4: 832x480, 33 frames, 20 steps, guidance 6;" in page
     assert cli.main(["doctor", "mini"]) == 0
     assert "mini on" in capsys.readouterr().out
+    assert cli.main(["doctor", "--card", ""]) == 2
+    assert "no card called ''" in capsys.readouterr().err
     assert cli.main(["doctor", "--card", "T5"]) == 2
     assert "no card called 'T5' in the table. Known: T4, L4, A100" in capsys.readouterr().err
     with pytest.raises(WanError):

@@ -503,3 +503,18 @@ def test_shipped_figures_belong_to_the_files_they_were_measured_on(monkeypatch, 
     (tmp_path / "vae").write_bytes(b"others")
     show.show_obedience(pipe, ["subject"])
     assert len(caught) == 1 and "other model files" in capsys.readouterr().out
+
+
+def test_figures_about_a_lora_belong_to_its_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(lesson, "bundled_folder", lambda: tmp_path)
+    for name in ("vae", "speed.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    measured = {"vae": digest, "speed.safetensors": digest, "not_shipped.safetensors": "0" * 64}
+    figures = {"motion": {"n": 1}, "lora": {"files": measured, "few_steps": {}}}
+    report = {"files": {"vae": {"sha256": digest}}, "figures": figures}
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    pipe = fake_pipe(files={"vae": tmp_path / "vae"})
+    assert show.read_evaluation(pipe) == figures
+    (tmp_path / "speed.safetensors").write_bytes(b"trained anew")
+    assert show.read_evaluation(pipe) == {"motion": {"n": 1}}

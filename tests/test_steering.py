@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from small import small_transformer_state
 
+from wan_tutorial.errors import WanError
 from wan_tutorial.exercises import lora as exercise
 from wan_tutorial.lora import Change, Lora
 from wan_tutorial.show import lora as pictures
@@ -103,10 +104,13 @@ def test_only_layers_that_change_are_coloured():
 
 def test_a_slider_paints_anew(monkeypatch):
     monkeypatch.setattr(panel, "show_widget", lambda widget, static, *, alt: None)
-    asked = []
+    asked, meanwhile = [], []
 
     def paint(strengths):
         asked.append(dict(strengths))
+        meanwhile.extend([it.parts["label"].value] if len(asked) > 1 else [])
+        if strengths["speed"] > 1.5:
+            raise WanError("too fast")
         return torch.full((5, 8, 8, 3), strengths["two words"] / 2)
 
     it = pictures.explore_loras(paint, {"speed": 1.0, "two words": 0.0}, fps=16)
@@ -115,3 +119,7 @@ def test_a_slider_paints_anew(monkeypatch):
     it.controls["two words"].value = 0.5
     assert asked[-1] == {"speed": 1.0, "two words": 0.5} and it.parts["image"].value != before
     assert "speed 1, two words 0.5" in it.parts["image"].value
+    assert meanwhile == ["Painting anew: the picture below is still the one before."]
+    assert it.parts["label"].value == ""
+    it.controls["speed"].value = 2.0
+    assert it.parts["label"].value == "too fast" and len(meanwhile) == 2

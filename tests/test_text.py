@@ -146,6 +146,10 @@ def test_wrong_files_are_explained(state):
         load_text_encoder({name: tensor for name, tensor in state.items() if name != "shared.weight"})
     with pytest.raises(WanError, match="mean nothing without their scale"):
         load_text_encoder({name: tensor for name, tensor in state.items() if "scale_" not in name})
+    name = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    for own, kind in ((name, torch.float8_e5m2), ("shared.weight", torch.float8_e4m3fn)):
+        with pytest.raises(WanError, match=f"{own} is {str(kind)[6:]}: choose umt5_xxl_fp8_e4m3fn_scaled"):
+            load_text_encoder(state | {own: state[own].float().to(kind)})
     with pytest.raises(WanError, match="1 are not in this file .encoder.final_layer_norm.weight"):
         load_text_encoder(
             {n: tensor for n, tensor in state.items() if n != "encoder.final_layer_norm.weight"}

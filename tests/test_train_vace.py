@@ -22,7 +22,7 @@ from wan_tutorial.mini.train_vace import (
     reference_pictures,
 )
 from wan_tutorial.mini.world import HELD_OUT, TRAITS, draw_scene, render
-from wan_tutorial.reference import encode_context, read_given
+from wan_tutorial.reference import encode_context, mask_channels, read_given
 from wan_tutorial.sizes import VideoSize
 from wan_tutorial.text import load_text_encoder
 from wan_tutorial.transformer import build_transformer, start_vace_blocks
@@ -81,16 +81,18 @@ def test_regions_are_neither_nothing_nor_everything():
 
 
 def test_hints_are_what_the_pipeline_would_encode(pool, vae):
-    """The cached clips of video 3 against `reference.py` on its pixels."""
-    video = pool.latents.videos.videos()[3]
-    references, first, inactive, reactive = pool.read(3)
+    """The cached clips of videos 2 and 3 against `reference.py` on their pixels."""
+    first, region = (pool.latents.videos.videos()[i] for i in (2, 3))
+    references, begun = pool.read(2)
     assert references.shape == (16, REFERENCES, 4, 4)
-    begun = encode_context(vae, read_given(SIZE, first_frame=video[0]))
-    assert (first - begun.inactive[0]).abs().mean() < 0.05
-    masked = encode_context(vae, read_given(SIZE, video=video, mask=pool.region(3).numpy()))
+    given = encode_context(vae, read_given(SIZE, first_frame=first[0]))
+    assert (begun - given.inactive[0]).abs().mean() < 0.05
+    assert torch.equal(mask_channels(pool.mask(2)), given.mask)
+    inactive = pool.read(3)[1]
+    masked = encode_context(vae, read_given(SIZE, video=region, mask=pool.mask(3).numpy()))
     assert (inactive - masked.inactive[0]).abs().mean() < 0.05
-    assert (reactive - masked.reactive[0]).abs().mean() < 0.05
-    assert (first - inactive).abs().mean() > 0.08
+    assert torch.equal(mask_channels(pool.mask(3)), masked.mask)
+    assert (begun - inactive).abs().mean() > 0.08
 
 
 def test_hints_resume_where_they_were_cut(pool, vae):
@@ -126,6 +128,7 @@ def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
         inactive, reactive, mask = batch.context.split([16, 16, 64], dim=1)
         grey = batches.grey.expand(4, -1, -1, -1, -1)
         if extra:
+            assert not batch.known.any() and batch.known.shape == batch.subject.shape
             assert torch.equal(inactive[:, :, :1], batch.clean[:, :, :1]), (
                 "a reference is part of what is clean"
             )
@@ -137,10 +140,12 @@ def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
             if not (mask[one] == 1).all():
                 seen.add("region")
                 assert set(mask[one].unique().tolist()) == {0.0, 1.0}
+                assert 0 < batch.known[one].mean() < 1
             else:
                 same = torch.equal(inactive[one], grey[one])
                 seen.add("nothing" if same else "first")
                 assert same or (inactive[one, :, 0] - batch.clean[one, :, 0]).abs().mean() < 0.1
+                assert (batch.known[one, 0] == (0 if same else 1)).all() and not batch.known[one, 1:].any()
     assert seen == {"reference", "region", "nothing", "first"}
 
 
@@ -150,15 +155,15 @@ def test_a_changed_attribute_is_named(pool, vae):
     named = 0
     for index in list(range(6)) * 20:
         scene = pool.latents.videos.scene(index)
-        _, context, caption = batches.draw_reference(pool, index)
+        _, context, caption, _ = batches.draw_reference(pool, index)
         chosen = [torch.equal(context.references[0, :, 0], r) for r in pool.read(index)[0].unbind(1)].index(
             True
         )
         if chosen in (2, 3):
             _, attribute = another_look(scene, index, change=True)
-            assert attribute in names_in(caption, scene)
-            named += 1
-    assert named > 20
+            assert caption == "" or attribute in names_in(caption, scene)
+            named += caption != ""
+    assert named > 12
 
 
 def raw(tensor):

@@ -200,6 +200,8 @@ def test_the_flow_matching_loss_is_zero_for_the_true_velocity_and_counts_each_sa
     assert (blind - 1).abs().max() < 0.3
     times = draw_times(4000)
     assert 0 < times.min() and times.max() < 1 and 0.55 < times.mean() < 0.7
+    noisy = draw_times(4000, noisy=1.0)
+    assert noisy.max() < 1 and 0.45 < (noisy > 0.85).float().mean() < 0.6
 
 
 def test_training_can_go_on_from_the_shipped_files(tmp_path):
@@ -251,6 +253,30 @@ def test_visibility_is_how_a_decoder_answers():
     velocity = torch.randn_like(clean) - clean
     squared = torch.einsum("bcfhw,cd,bdfhw->bfhw", velocity, wanted, velocity) / 16
     assert torch.allclose(losses, 3 * squared.mean((1, 2, 3)), rtol=1e-4)
+
+
+def test_an_error_that_comes_and_goes_in_time_counts_more_than_one_that_stays():
+    clean, t = torch.zeros(1, 16, 4, 2, 2), torch.ones(1)
+    flicker = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 4, 1, 1)
+    for error, wanted in ((torch.ones_like(flicker), 1.0), (flicker, 1 + 0.5 * (2 + 4 + 4 + 2) / 4)):
+        torch.manual_seed(0)
+        noise = torch.randn_like(clean)
+        torch.manual_seed(0)
+        loss = flow_matching_loss(
+            lambda x, time, text, right=noise + error: right, clean, None, t, motion=0.5, narrow=False
+        )
+        assert abs(loss.item() - wanted) < 1e-4
+
+
+def test_batches_are_now_and_then_cut_to_the_shorter_size(tmp_path, monkeypatch):
+    pool = LatentPool(VideoPool(tmp_path, 4, frames=13, height=32, width=32))
+    shape = (4, *pool.shape)
+    pool.path.write_bytes(np.arange(np.prod(shape), dtype=np.float16).tobytes())
+    batches = train_transformer.Batches([pool], LatentPool(VideoPool(tmp_path, 1, split="brief")))
+    for share, frames in ((0.0, 4), (1.0, train_transformer.SHORTER)):
+        monkeypatch.setattr(train_transformer, "SHORTER_SHARE", share)
+        batch = batches.draw(3)
+        assert batch.clean.shape == (3, 16, frames, 4, 4) and batch.subject.shape == (3, frames, 4, 4)
 
 
 def test_rounding_is_felt_in_the_step_and_gone_after_it():

@@ -244,12 +244,28 @@ def test_wrong_files_are_explained(state):
             build_transformer({name: tensor for name, tensor in state.items() if name != lost})
     with pytest.raises(WanError, match="image-to-video"):
         build_transformer(state | {"img_emb.proj.0.weight": torch.zeros(1)})
+    for channels in (36, 48):  # Wan 2.2's image-to-video, without img_emb, and its 5B model
+        with pytest.raises(
+            WanError, match=f"latents of 16 channels, and this one takes {channels}, as image-to-video"
+        ):
+            build_transformer(state | {"patch_embedding.weight": torch.zeros(256, channels, 1, 2, 2)})
+    flat = state["vace_patch_embedding.weight"].flatten(0, 1)
+    with pytest.raises(
+        WanError, match=r"vace_patch_embedding.weight has five dimensions, and .* \(24576, 1, 2, 2\)"
+    ):
+        build_transformer(state | {"vace_patch_embedding.weight": flat})
+    with pytest.raises(WanError, match="scaled fp8, which is read for the text encoder alone: choose a GGUF"):
+        build_transformer(state | {"blocks.0.ffn.0.scale_weight": torch.ones(())})
 
 
 def test_wrong_inputs_are_explained(model, inputs, context):
     latent, timestep, text = inputs
     with pytest.raises(WanError, match="even height and width"):
         model(latent[..., :5, :], timestep, text)
+    with pytest.raises(
+        WanError, match=r"embeddings of 256 numbers .* gives 128: the two belong to different models"
+    ):
+        model(latent, timestep, text[..., :128])
     with pytest.raises(WanError, match="VACE context of this latent has shape"):
         model(latent, timestep, text, vace_context=context[:, :, :2])
     with pytest.raises(WanError, match="one for each of 2 VACE blocks"):

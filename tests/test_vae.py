@@ -136,6 +136,10 @@ def test_wrong_files_are_explained():
         WanError, match=r"expects decoder.head.2.bias of shape \(3,\), but this file has \(12,\)"
     ):
         load_vae(state | {"decoder.head.2.bias": torch.zeros(12)})
+    with pytest.raises(
+        WanError, match="latents of 16 channels, and this one of 32: it is another model's VAE"
+    ):
+        load_vae(small_vae_state(VaeShape(8, 1, 32)))
     with pytest.raises(WanError, match="Wan 2.2"):
         load_vae({name: tensor for name, tensor in state.items() if "resample" not in name})
 
@@ -149,6 +153,14 @@ def test_a_latent_that_is_no_number_is_not_shown(vae):
 def test_sizes_that_do_not_fit_are_explained(vae, shape):
     with pytest.raises(WanError, match="the nearest that fits is 5 frames of"):
         vae.encode(torch.zeros(1, 3, *shape))
+
+
+def test_float16_encodes_and_what_overflows_is_encoded_once_more_exactly():
+    state, video = small_vae_state(), torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0))
+    state["encoder.conv1.weight"] = state["encoder.conv1.weight"] * 1e7
+    state["encoder.conv1.weight"] = state["encoder.conv1.weight"].clamp(-6e4, 6e4)
+    half, exact = load_vae(state, dtype=torch.float16), load_vae(state)
+    assert torch.allclose(half.encode(video), exact.encode(video), atol=0.05) and half.dtype == torch.float32
 
 
 def test_float16_decodes_and_what_overflows_is_decoded_once_more_exactly():

@@ -16,6 +16,7 @@ from small import write_small_model
 
 from wan_tutorial.cli import main
 from wan_tutorial.errors import WanError
+from wan_tutorial.files import write_safetensors
 from wan_tutorial.machine.weights import MINI, bundled_folder
 from wan_tutorial.pipeline import Pipeline, load
 from wan_tutorial.sampling.denoise import SamplingSettings
@@ -340,6 +341,46 @@ def test_the_second_graph_is_generate_with_the_lora_and_the_reference():
     with_both = mini.generate(positive, reference=ROOT / "assets" / "bonfire.png", fit="crop", **options)
     assert torch.equal(video_of(runs).frames, with_both.video)
     assert not torch.equal(with_both.video, mini.generate(positive, **options).video)
+
+
+@pytest.mark.parametrize("node", ["LoraLoader", "LoraLoaderModelOnly", "Power Lora Loader (rgthree)"])
+def test_a_lora_reaches_the_text_encoder_where_a_node_lets_it(pipe, tmp_path, node):
+    """As in ComfyUI: at the clip strength, not at all by the loader for the model only, and said either way."""
+    text = "text_encoders.umt5xxl.transformer.encoder.block.0.layer.1.DenseReluDense.wo"
+    dice = torch.Generator().manual_seed(0)
+    keys = {
+        f"{text}.lora_down.weight": torch.randn(2, 512, generator=dice) * 0.2,
+        f"{text}.lora_up.weight": torch.randn(256, 2, generator=dice) * 0.2,
+        "diffusion_model.blocks.0.ffn.0.diff_b": torch.ones(512),
+    }
+    write_safetensors(tmp_path / "both.safetensors", keys)
+    workflow = small(read_workflow(LORA))
+    workflow.nodes["4"].type = node
+    row = {"on": True, "lora": "both.safetensors", "strength": 0.7, "strengthTwo": None}
+    plain = {"lora_name": "both.safetensors", "strength_model": 0.7, "strength_clip": 0.7}
+    workflow.nodes["4"].values = {"lora_1": row} if node.startswith("Power") else plain
+    for prompt in (one for one in workflow.plan() if one.type == "CLIPTextEncode"):
+        if node == "LoraLoaderModelOnly":
+            prompt.links["clip"] = workflow.nodes["4"].links["clip"]
+    runs = list(workflow.run(pipe=pipe, folder=tmp_path))
+    words = next(run.words for run in runs if run.node.type == node)
+    encoded = next(run.outputs[0].value for run in runs if run.node.type == "CLIPTextEncode")
+    loras = [(tmp_path / "both.safetensors", 0.7)]
+    bare, worn = (pipe.encode_text(encoded.text, loras=given).positive for given in ((), loras))
+    assert not torch.equal(bare, worn)
+    if node == "LoraLoaderModelOnly":
+        assert torch.equal(encoded.embedding, bare)
+        assert (
+            "both.safetensors: 2 keys are for the text encoder, not applied, as this node gives them no strength."
+            in words
+        )
+    else:
+        assert torch.equal(encoded.embedding, worn)
+        assert "both.safetensors: 2 keys are for the text encoder, applied at strength 0.7." in words
+    row["strengthTwo"] = plain["strength_clip"] = 0.2
+    if node != "LoraLoaderModelOnly":
+        assert workflow.nodes["4"].loras == [("both.safetensors", 0.7)]
+        assert workflow.nodes["4"].clip_loras == [("both.safetensors", 0.2)]
 
 
 def test_a_reference_is_encoded_sampled_and_trimmed_node_by_node(pipe, tmp_path):

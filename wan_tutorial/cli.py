@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from wan_tutorial.sizes import VideoSize
 
 STARTED = time.perf_counter()
+
+STOPPED = "stopped; no file is left half-written; a download, or a run with --keep, goes on when asked again."
 
 EXAMPLES = """examples:
   wan-tutorial generate "a sword in a pile of burning wood, dark background"
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"wan-tutorial: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nwan-tutorial: stopped; no file is left half-written.", file=sys.stderr)
+        print(f"\nwan-tutorial: {STOPPED}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `wan-tutorial inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -207,8 +208,8 @@ def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--size", metavar="WxH", help="pixels, multiples of 16 (default: the model's own)")
     add("--frames", type=int, metavar="N", help="length in frames, 4k + 1")
-    add("--steps", type=int, metavar="N", help="default: the model's own")
-    add("--guidance", type=float, metavar="G", help="above 1 asks the transformer twice at each step")
+    add("--steps", type=int, metavar="N", help="default: the model's own, as in generate")
+    add("--guidance", type=float, metavar="G", help="default: the model's own; 1 halves the work")
     add("--lora", action="store_true", help="with a LoRA")
     add("--reference", action="store_true", help="with a reference image")
 
@@ -402,7 +403,7 @@ def run_doctor(options: argparse.Namespace) -> int:
     print(f"  memory     {spoken_bytes(machine.memory)}, {spoken_bytes(machine.memory_free)} free")
     print(f"  GPU        {gpu}")
     print(f"  disk       {spoken_bytes(machine.disk_free)} free here")
-    print("\nmodels")
+    print("\nmodels, the real ones in 4 steps with a LoRA")
     for verdict in judge_models(machine):
         print(f"  {verdict.model:24} {'runs' if verdict.runs else 'does not run here'}: {verdict.why}")
         print(f"  {'':24} {MODELS[verdict.model].title}")
@@ -412,24 +413,23 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """The plan that the options of doctor ask for; without a model, the real one's."""
-    from wan_tutorial.machine.hardware import read_machine, this_card, usual_run
-    from wan_tutorial.machine.plan import find_card, plan_run
+    from wan_tutorial.machine.hardware import read_machine, this_card
+    from wan_tutorial.machine.plan import Run, find_card, plan_run
     from wan_tutorial.machine.weights import find_model
     from wan_tutorial.sampling.denoise import SamplingSettings
 
     options.model = options.model or "wan2.1-vace-14b-q3"
     entry, size = find_model(options.model), read_size(options)
-    usual = usual_run(entry)
-    run = replace(
-        usual,
-        size=size or usual.size,
-        steps=usual.steps if options.steps is None else options.steps,
-        guidance=usual.guidance if options.guidance is None else options.guidance,
-        lora=options.lora,
-        reference=options.reference,
+    run = Run(
+        size or entry.size,
+        entry.steps if options.steps is None else options.steps,
+        entry.guidance if options.guidance is None else options.guidance,
+        options.lora,
+        options.reference,
     )
     SamplingSettings(steps=run.steps, guidance=run.guidance)  # raises for what cannot be
-    return plan_run(entry, find_card(options.card) if options.card else this_card(read_machine()), run)
+    card = this_card(read_machine()) if options.card is None else find_card(options.card)
+    return plan_run(entry, card, run)
 
 
 if __name__ == "__main__":

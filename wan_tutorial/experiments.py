@@ -38,16 +38,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
+from wan_tutorial.lora import check_strength as check_lora_strength
 from wan_tutorial.machine.hardware import plan_here
 from wan_tutorial.machine.plan import Plan, Run
 from wan_tutorial.machine.weights import MODELS, bundled_folder, default_folder, find_files, find_model
-from wan_tutorial.pipeline import Pipeline, Result, load
-from wan_tutorial.reference import FITS, read_picture
+from wan_tutorial.pipeline import Pipeline, Result, check_size, check_words, load
+from wan_tutorial.reference import FITS, check_strength, read_picture
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sampling.solvers import Step
 from wan_tutorial.show.latents import Projection, fit_projection
-from wan_tutorial.show.video import read_video, to_frames, write_video
+from wan_tutorial.show.video import check_fps, read_video, to_frames, write_video
 from wan_tutorial.sizes import VideoSize
 
 FORMAT = 1  # of run.json
@@ -86,11 +87,18 @@ class RunSettings:
     vace_strength: float = 1.0
 
     def __post_init__(self) -> None:
+        check_words(self.prompt, self.negative)
         own = find_model(self.model)
         for name in ("size", "steps", "guidance", "shift", "sampler", "scheduler"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(own, name))
+        check_size(self.size)
         _ = self.sampling  # raises for a value that cannot be
+        check_strength(self.vace_strength)
+        object.__setattr__(self, "loras", tuple(_read_pair(pair) for pair in self._lora_list()))
+        for name in ("start", "reference"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, str(check_path(path, name, example=f"{name}.png")))
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise WanError(f"A seed is a whole number, 0 or more, not {self.seed!r}: try 0.")
         if self.fit not in FITS:
@@ -99,6 +107,13 @@ class RunSettings:
             raise WanError(
                 f"A denoise of {self.denoise:g} needs a video to start from: give one, or set it to 1."
             )
+
+    def _lora_list(self) -> Sequence[Any]:
+        if not isinstance(self.loras, list | tuple):
+            raise WanError(
+                f"LoRAs are given as a list of (file, strength), not {self.loras!r}: try [(file, 1.0)]."
+            )
+        return self.loras
 
     @property
     def video_size(self) -> VideoSize:
@@ -120,12 +135,20 @@ class RunSettings:
     def spread(self, axes: Mapping[str, Sequence[Any]]) -> list[RunSettings]:
         """The settings of a grid, row by row: one or two of them take each of their values."""
         known = [one.name for one in fields(self)]
+        if not isinstance(axes, Mapping):
+            raise WanError(
+                f"A grid is settings with their values, not {axes!r}: try {{'guidance': [1, 3, 6]}}."
+            )
         if not 1 <= len(axes) <= 2:
             raise WanError(f"A grid goes over one or two settings, not {len(axes)}.")
         for name, values in axes.items():
             if name not in known:
                 raise WanError(
                     f"There is no setting called {name!r} to spread a grid over: choose of {', '.join(known)}."
+                )
+            if not isinstance(values, Sequence) or isinstance(values, str):
+                raise WanError(
+                    f"The values of {name} in a grid are a list, not {values!r}: try [{values!r}]."
                 )
             if not values or len(set(map(str, values))) < len(values):
                 raise WanError(
@@ -153,6 +176,14 @@ class RunSettings:
     def from_json(cls, told: Mapping[str, Any]) -> RunSettings:
         loras = tuple((str(path), float(strength)) for path, strength in told.get("loras", ()))
         return cls(**{**told, "size": VideoSize.parse(told["size"]), "loras": loras})
+
+
+def _read_pair(pair: Any) -> tuple[str, float]:
+    """A LoRA's path and strength."""
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise WanError(f"LoRAs are given as a list of (file, strength), not {pair!r}: try [(file, 1.0)].")
+    path, strength = pair
+    return str(check_path(path, "LoRA", example="mine.safetensors")), check_lora_strength(strength)
 
 
 def _said(name: str, value: Any) -> str:
@@ -457,7 +488,7 @@ class Experiments:
     pipes: dict[str, Pipeline] = field(default_factory=dict)  # loaded models, by name
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder).expanduser()
+        self.folder = check_path(self.folder, "folder of the runs", example=FOLDER)
 
     def pipe(self, model: str) -> Pipeline:
         """The model, loaded at its first use."""
@@ -525,7 +556,7 @@ class Experiments:
 
     def find(self, which: str | int) -> Record:
         """A record by its number or its name."""
-        names = [path for path in self._folders() if path.name == which or path.name[:4] == f"{which:>04}"]
+        names = [path for path in self._folders() if path.name == which or path.name[:4] == f"{which!s:>04}"]
         if not names:
             raise WanError(f"There is no run {which} in {self.folder}: `history()` lists those there are.")
         return read_record(names[-1])
@@ -572,16 +603,19 @@ class Experiments:
         if executor is None:
             yield from (self.run(cell, see=see) for cell in missing)
             return
-        own = {role: str(path) for role, path in self.pipe(settings.model).files.items()}
         threads = torch.get_num_threads()
         work: list[Future[dict[str, bytes]]] = [
-            executor.submit(paint_files, cell, own, threads, secrets.token_hex(8)) for cell in missing
+            executor.submit(paint_files, cell, self._own_files(cell.model), threads, secrets.token_hex(8))
+            for cell in missing
         ]
         try:
             yield from (self.keep(done.result()) for done in as_completed(work))
         finally:
             for one in work:
                 one.cancel()
+
+    def _own_files(self, model: str) -> dict[str, str]:
+        return {role: str(path) for role, path in self.pipe(model).files.items()}
 
     # --------------------------------------------------------------------------------- what the lab asks for
 
@@ -641,6 +675,8 @@ def read_record(folder: Path) -> Record:
             if settings[name]:
                 settings[name] = str(folder / Path(settings[name]).name)
         told["notices"] = tuple(told["notices"])
+        check_fps(told["fps"])
+        sum(told["seconds"].values())  # or a TypeError, as below
         return Record(folder=folder, settings=RunSettings.from_json(settings), **told)
     except WanError:
         raise
@@ -670,10 +706,14 @@ def explore(
     """  # fmt: skip
     from wan_tutorial.show.lab import Lab
 
+    if pipe is not None and not isinstance(pipe, Pipeline):
+        raise WanError(
+            f"The lab's pipe is what wan.load gives, not {pipe!r}: try model={pipe!r}, or leave it out."
+        )
     if pipe is not None:
         given["model"] = pipe.entry.name
     settings = RunSettings(prompt if prompt is not None else PROMPT, **{"negative": NEGATIVE, **given})
-    bench = Experiments(Path(folder))
+    bench = Experiments(folder)  # type: ignore[arg-type] # it makes a path of a text
     if pipe is not None:
         bench.pipes[pipe.entry.name] = pipe
     lab = Lab(bench, settings, executor=executor)

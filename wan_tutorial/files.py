@@ -15,6 +15,7 @@ Corresponds to ComfyUI's `load_torch_file` and `model_detection.py`, and ComfyUI
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import WanError
+from .errors import WanError, check_path
 from .quantization import BLOCK_TYPES, QuantizedTensor
 
 AnyTensor = Tensor | QuantizedTensor
@@ -48,6 +49,7 @@ _SAFETENSORS_BYTES = {
 }
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 _MOST_DIMENSIONS = 8
+_SAMPLES, _SAMPLE = 64, 65_536  # how much of a file its fingerprint looks at: places, and bytes at each
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class TensorFile:
     def require(self, kind: str) -> TensorFile:
         """This file, if it holds that kind of model; else a WanError that says what it does hold."""
         if self.kind != kind:
-            raise WanError(f"{self.path.name} holds {self.description}; a {kind} file is needed here.")
+            raise WanError(
+                f"{self.path.name} holds {self.description}; a {kind} file is needed here, such as {_EXAMPLES[kind]}."
+            )
         return self
 
 
@@ -124,7 +128,7 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """A model file's list, checked against its length; reads none of its tensors."""
-    path = Path(path)
+    path = check_path(path, "model file", example="model.safetensors")
     _check_there(path)
     try:
         with path.open("rb") as file:
@@ -168,6 +172,23 @@ def _what_it_seems(start: bytes) -> str:
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "it is a web page, as a download link that wants a login gives; download it again"
     return f"it begins with {start[:8]!r}"
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Tells files apart by their contents in a moment, however large: size, 64 kB at each of 64 even places, and the end.
+
+    The first place is the list of tensors. Weights that were trained on differ nearly everywhere; a change of a few
+    bytes between the places goes unseen, for which `experiments.checksum` reads every byte.
+    """
+    path = Path(path)
+    _check_there(path)
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for place in (*range(0, size, max(_SAMPLE, -(-size // _SAMPLES))), max(0, size - _SAMPLE)):
+            file.seek(place)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()[:16]
 
 
 class _Cursor:
@@ -227,7 +248,9 @@ def _read_gguf_header(path: Path) -> Header:
     cursor.take(4)
     version = cursor.number("I")
     if version not in (2, 3):
-        raise WanError(f"{path.name} is GGUF version {version}; versions 2 and 3, little-endian, are read.")
+        raise WanError(
+            f"{path.name} is GGUF version {version}; versions 2 and 3, little-endian, are read: choose a newer file."
+        )
     tensor_count, value_count = cursor.numbers("Q", 2)
     metadata: dict[str, Any] = {}
     for _ in range(value_count):
@@ -243,7 +266,9 @@ def _read_gguf_header(path: Path) -> Header:
         for name, type_name, shape, offset in listed
     )
     if any((entry.offset - start) % alignment for entry in entries):
-        raise WanError(f"{path.name} is damaged: a tensor does not begin on its {alignment}-byte grid.")
+        raise WanError(
+            f"{path.name} is damaged: a tensor does not begin on its {alignment}-byte grid; download it again."
+        )
     return _checked(Header(path, "GGUF", metadata, entries), len(data))
 
 
@@ -269,7 +294,7 @@ def _gguf_bytes(file_name: str, name: str, type_name: str, shape: tuple[int, ...
     if weights > 1 and (not shape or shape[-1] % weights):
         raise WanError(
             f"{file_name} is damaged: {name} of shape {shape} cannot be {type_name}, whose rows hold a multiple of "
-            f"{weights} weights."
+            f"{weights} weights; download it again."
         )
     return prod(shape) // weights * size
 
@@ -287,8 +312,8 @@ def _read_safetensors_header(path: Path, size: int) -> Header:
         listed = json.loads(text)
         metadata = dict(listed.pop("__metadata__", {}) or {})
         entries = tuple(_safetensors_entry(name, line, 8 + length) for name, line in listed.items())
-    except WanError:
-        raise
+    except WanError as error:
+        raise WanError(f"{path.name}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WanError(
             f"{path.name} is damaged: its header cannot be read ({error}); download it again."
@@ -300,7 +325,8 @@ def _safetensors_entry(name: str, line: dict[str, Any], start: int) -> TensorEnt
     type_name, shape = line["dtype"], tuple(int(n) for n in line["shape"])
     first, end = (int(n) for n in line["data_offsets"])
     if type_name not in _SAFETENSORS_BYTES:
-        raise WanError(f"{name} is of type {type_name!r}; known are {', '.join(sorted(_SAFETENSORS_BYTES))}.")
+        known = ", ".join(sorted(_SAFETENSORS_BYTES))
+        raise WanError(f"{name} is of type {type_name!r}; known are {known}: choose a file in one of them.")
     if min(shape, default=0) < 0 or first < 0 or end - first != prod(shape) * _SAFETENSORS_BYTES[type_name]:
         raise ValueError(f"{name} of shape {shape} does not fit in its {end - first} bytes")
     return TensorEntry(name, type_name, shape, start + first, end - first)
@@ -335,7 +361,7 @@ def _map_gguf(header: Header) -> dict[str, AnyTensor]:
         else:
             raise WanError(
                 f"{header.path.name}: {entry.name} is of type {entry.type}, which is not read here; "
-                f"read are {', '.join([*plain, *BLOCK_TYPES])}."
+                f"read are {', '.join([*plain, *BLOCK_TYPES])}: choose a file in one of them, such as Q3_K_S."
             )
     return tensors
 
@@ -373,12 +399,16 @@ def describe(shapes: Shapes, metadata: Mapping[str, Any] | None = None) -> tuple
         if all(name in shapes for name in names):
             try:
                 return kind, told(shapes)
-            except (IndexError, KeyError):
+            except (IndexError, KeyError, ValueError):
                 return "unknown", f"something like a {kind}, with shapes that make no sense"
     if any(_LORA_NAME.search(name) for name in shapes):
         return "lora", _describe_lora(shapes)
     if "condition_embedder.text_embedder.linear_1.weight" in shapes:
         return "unknown", "a Wan transformer under diffusers' names, where the original Wan names are read"
+    if "vace_blocks.0.self_attn.q.weight" in shapes:
+        return "unknown", "the VACE blocks alone, which other programs add to a text-to-video file"
+    if any(name.endswith("encoder.conv_in.weight") for name in shapes):
+        return "unknown", "another model's VAE, or Wan's under diffusers' names"
     architecture = (metadata or {}).get("general.architecture")
     return "unknown", "no model this kit knows" + (f" (architecture {architecture})" if architecture else "")
 
@@ -422,6 +452,12 @@ def _describe_lora(shapes: Shapes) -> str:
     beside = f", and {whole} whole differences (.diff, .diff_b)" if whole else ""
     return f"a LoRA: {len(downs)} low-rank updates of rank {', '.join(map(str, ranks)) or 'none'}{beside}"
 
+
+_EXAMPLES = {
+    "transformer": "Wan2.1_14B_VACE-Q3_K_S.gguf",
+    "text encoder": "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    "vae": "wan_2.1_vae.safetensors",
+}
 
 _KINDS = (
     (
@@ -612,6 +648,7 @@ def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     packed = [name for name, tensor in tensors.items() if isinstance(tensor, QuantizedTensor)]
@@ -622,4 +659,7 @@ def write_safetensors(
     with replacing(path) as partial:
         # A copy of each, as safetensors refuses tensors that share memory (a tied embedding, a slice).
         whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, partial, metadata=dict(metadata) if metadata else None)
+        try:
+            save_file(whole, partial, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:  # a full disk is one of its own errors, not the system's
+            raise OSError(str(error).rpartition("I/O error: ")[2]) from error

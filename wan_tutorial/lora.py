@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
 from wan_tutorial.files import Shapes, read_header, read_tensors, write_safetensors
 from wan_tutorial.quantization import PackedLinear
 from wan_tutorial.transformer import WanTransformer, wan_name
@@ -283,7 +283,7 @@ def read_lora(path: str | os.PathLike[str]) -> Lora:
     Raises WanError for a file that is missing, cut short, no safetensors file, no LoRA, or that holds matrices that do
     not belong together or numbers that are not finite.
     """
-    path = Path(path).expanduser()
+    path = check_path(path, "LoRA", example="mine.safetensors")
     if read_header(path).format != "safetensors":
         raise WanError(f"{path.name} is a GGUF file; LoRAs are read from .safetensors files.")
     file = read_tensors(path)
@@ -392,11 +392,7 @@ class AppliedLora:
             self._changed = [entry for entry in self._changed if entry not in linear]
             self._updates = {layer: _Update(change, layer) for layer, _, change in linear}
         self._strength = 0.0
-        try:
-            self.strength = strength
-        except BaseException:  # memory that ran out half-way, a stop: all of it or nothing
-            self.remove()
-            raise
+        self.strength = strength
 
     @property
     def strength(self) -> float:
@@ -408,6 +404,14 @@ class AppliedLora:
         if value == self._strength:
             return
         self._strength = value
+        try:
+            self._share(value)
+        except BaseException:  # memory that ran out half-way, a stop: all of it or nothing
+            self.remove()
+            raise
+
+    def _share(self, value: float) -> None:
+        """Have every layer show the updates at this strength."""
         for update in self._updates.values():
             update.set(value)
         for layer, own, change in self._changed:
@@ -554,7 +558,10 @@ class LoraRack:
     def __init__(self, *, merged: bool) -> None:
         self.merged = merged
         self._read: dict[tuple[Path, int], Lora] = {}
-        self._on: WeakKeyDictionary[nn.Module, tuple[Worn | None, list[AppliedLora]]] = WeakKeyDictionary()
+        self._on: WeakKeyDictionary[nn.Module, Worn | None] = WeakKeyDictionary()
+        self._fitted: WeakKeyDictionary[nn.Module, tuple[Worn, list[tuple[AppliedLora, float]]]] = (
+            WeakKeyDictionary()
+        )
 
     def read(self, loras: Asked) -> Worn:
         """Files, or LoRAs that are read already, each with its strength."""
@@ -578,16 +585,23 @@ class LoraRack:
         return self._read[key]
 
     def put_on(self, model: nn.Module, worn: Worn) -> None:
-        """Have exactly these on the model, those of them that hold anything for it."""
-        before, applied = self._on.get(model, ((), []))
-        if worn == before:
+        """Have exactly these on the model, those of them that hold anything for it.
+
+        What was fitted for the last run is kept: most runs ask for the same again.
+        """
+        if worn == self._on.get(model, ()):
             return
-        for one in applied:
-            one.remove()
-        now: list[AppliedLora] = []
-        self._on[model] = (None, now)  # until all are on: an error on the way leaves something to take off
-        shapes = shapes_of(model) if worn else {}
-        for lora, strength in worn:
-            if lora.fit(shapes).layers:
-                now.append(AppliedLora(lora, model, strength, merged=self.merged))
-        self._on[model] = (worn, now)
+        made, fitted = self._fitted.get(model, ((), []))
+        self._on[model] = None  # until all are on: an error on the way leaves something to take off
+        for applied, _ in fitted:
+            applied.remove()
+        if worn and worn != made:
+            fitted, shapes = [], shapes_of(model)
+            for lora, strength in worn:
+                if lora.fit(shapes).layers:
+                    fitted.append((AppliedLora(lora, model, 0.0, merged=self.merged), strength))
+            self._fitted[model] = (worn, fitted)
+        if worn:
+            for applied, strength in fitted:
+                applied.strength = strength
+        self._on[model] = worn

@@ -11,21 +11,23 @@ Upstream: diffusers' `WanVACEPipeline`, and the node graph of ComfyUI's VACE tem
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from wan_tutorial import noise as seeds
-from wan_tutorial.errors import WanError
-from wan_tutorial.files import read_header, read_tensors
+from wan_tutorial.errors import WanError, check_path
+from wan_tutorial.files import fingerprint, read_header, read_tensors
 from wan_tutorial.machine.hardware import (
+    Machine,
     Placement,
     StageMeter,
     StageUse,
@@ -50,10 +52,10 @@ from wan_tutorial.sampling import denoise as sampling
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sampling.keep import KeptRun, RememberedVelocity
 from wan_tutorial.sampling.solvers import Step
-from wan_tutorial.sizes import VideoSize
+from wan_tutorial.sizes import LATENT_CHANNELS, VideoSize
 
 if TYPE_CHECKING:
-    from wan_tutorial.lora import Asked, Fit, LoraRack
+    from wan_tutorial.lora import Asked, Fit, LoraRack, Worn
     from wan_tutorial.text import EncodedText
 
 _KINDS = {
@@ -61,6 +63,7 @@ _KINDS = {
     "text_encoder": "text encoder",
     "vae": "vae",
 }  # as `files.describe` says them
+OUTSIDE = 1.1  # how far pixels may reach: a little beyond [-1, 1] is rounding or sharpening, 255 another unit
 
 
 @dataclass(frozen=True)
@@ -116,19 +119,38 @@ def load(
     model.
     """
     entry = model if isinstance(model, ModelEntry) else find_model(model)
-    files = find_files(
-        entry, {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}, folder=folder
-    )
+    own = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
+    for name, path in {**own, "folder": folder}.items():
+        if path is not None:
+            check_path(
+                path, name.replace("_", " "), example="models" if name == "folder" else f"{name}.safetensors"
+            )
+    files = find_files(entry, own, folder=folder)
     placement = place_model(
         entry, read_machine(), device=device, dtype=dtype, widen_budget_bytes=widen_budget_bytes
     )
     pipeline = Pipeline(entry, files, placement)
-    if entry.light:
-        with _stage(pipeline.meter, "load", progress, total=len(ROLES)) as bar:
-            for role in ROLES:
-                pipeline.part(role)
-                bar.update()
+    if not entry.light:
+        _examine(pipeline.files)
+        return pipeline
+    with _stage(pipeline.meter, "load", progress, total=len(ROLES)) as bar:
+        for role in ROLES:
+            pipeline.part(role)
+            bar.update()
     return pipeline
+
+
+def _examine(files: Mapping[str, Path]) -> None:
+    """WanError for a file of another kind or cut short, and for another model's VAE, which a heavy model reads last."""
+    for role, path in files.items():
+        tensors: Any = read_tensors(path).require(_KINDS[role]).tensors
+        if role == "vae":
+            from wan_tutorial.vae import to_diffusers_names
+
+            try:
+                to_diffusers_names(tensors)
+            except WanError as error:
+                raise WanError(f"{path.name}: {error}") from error
 
 
 class Pipeline:
@@ -205,25 +227,43 @@ class Pipeline:
 
     def fit_loras(self, loras: Asked) -> list[Fit]:
         """Which keys of each LoRA this model uses, told from names and shapes alone; WanError for one that has none."""
-        worn = self.rack.read(loras)
+        worn = self._read_loras(loras)
         shapes = [read_header(self.files[role]).shapes for role in ("transformer", "text_encoder") if worn]
         fits = [[lora.fit(own) for own in shapes] for lora, _ in worn]
         return [both[0] if both[1].layers else both[0].require() for both in fits]
 
+    def _read_loras(self, loras: Asked) -> Worn:
+        """What is asked for, read; WanError for what is no list of files and strengths."""
+        from wan_tutorial.lora import Lora
+
+        if isinstance(loras, str) or not isinstance(loras, Iterable | None):
+            raise WanError(
+                f"LoRAs are given as a list of (file, strength), not {loras!r}: try [(file, 1.0)]."
+            )
+        asked = list(loras or ())
+        for pair in asked:
+            if isinstance(pair, tuple | list) and pair and not isinstance(pair[0], Lora):
+                check_path(pair[0], "LoRA", example="mine.safetensors")
+        return self.rack.read(asked)
+
     def encode_text(self, prompt: str, negative: str = "", *, loras: Asked = ()) -> TextEmbeddings:
         """Words to embeddings: two prompts -> two tensors (tokens, dim), as long as the model was trained to see."""
-        _check_words(prompt, negative)
-        length, encoder = self.entry.text_length, self.text_encoder
+        check_words(prompt, negative)
+        positive, avoided = (self.encode_prompt(words, loras=loras) for words in (prompt, negative))
+        return TextEmbeddings(positive.embedding, avoided.embedding, positive, avoided)  # (L, D) each
+
+    def encode_prompt(self, prompt: str, *, loras: Asked = ()) -> EncodedText:
+        """One prompt to its embedding (tokens, dim), with what LoRAs change in the text encoder."""
+        worn, encoder = self._read_loras(loras), self.text_encoder
         try:
-            self.rack.put_on(encoder, self.rack.read(loras))
-            positive = encoder.encode(prompt, length)
-            avoided = encoder.encode(negative, length)
+            self.rack.put_on(encoder, worn)
+            return encoder.encode(prompt, self.entry.text_length)
         finally:
             self.rack.put_on(encoder, ())
-        return TextEmbeddings(positive.embedding, avoided.embedding, positive, avoided)  # (L, D) each
 
     def draw_noise(self, size: VideoSize | None = None, *, seed: int = 0, extra_frames: int = 0) -> Tensor:
         """A seed to noise: (1, 16, F, H, W), float32, the same on every machine; F + 1 with a reference."""
+        check_size(self.entry.size if size is None else size)
         return seeds.draw_noise(size or self.entry.size, seed=seed, extra_frames=extra_frames)
 
     def denoise(
@@ -254,7 +294,17 @@ class Pipeline:
             steps=steps, guidance=guidance, shift=shift, sampler=sampler, scheduler=scheduler, denoise=denoise
         )
         check_strength(vace_strength)
-        worn = self.rack.read(loras)
+        _check_latent(noise, "noise", "draw_noise")
+        for what, given in (("latent to start from", start), ("VACE context", vace_context)):
+            if given is not None:
+                _check_latent(given, what, "encode" if given is start else "encode_context(given).tensor")
+        if not isinstance(text, TextEmbeddings):
+            raise WanError(
+                f"The text is what `encode_text` returns, not {_kind(text)}: try pipe.encode_text(prompt)."
+            )
+        if keep is not None and not isinstance(keep, KeptRun):
+            raise WanError(f"Steps are kept in a KeptRun, not {_kind(keep)}: give the folder to `generate`.")
+        worn = self._read_loras(loras)
         self.fit_loras(worn)
         device = self.placement.device
         self._place_blocks(noise, settings, bool(worn))
@@ -295,19 +345,28 @@ class Pipeline:
 
     def decode(self, latent: Tensor) -> Tensor:
         """A latent to pixels: (1, 16, F, H, W) -> video (frames, height, width, 3) in [-1, 1], on the CPU."""
+        _check_latent(latent, "latent", "denoise")
+        if tuple(latent.shape[:2]) != (1, LATENT_CHANNELS):
+            raise WanError(
+                f"One latent of {LATENT_CHANNELS} channels is decoded at a time, not {tuple(latent.shape)}: try latent[:1]."
+            )
         _, _, frames, height, width = latent.shape
         size = VideoSize(8 * width, 8 * height, 4 * frames - 3)
-        tiled = must_tile(self.entry, size, self.vae.dtype, read_machine())
+        tiled = must_tile(self.entry, size, self.vae.dtype, self._machine())
         video = self.vae.decode(latent, tiled=tiled)[0]
         return video.permute(1, 2, 3, 0).cpu()  # (3, f, h, w) -> (f, h, w, 3)
 
     def encode(self, video: Tensor) -> Tensor:
         """Pixels to a latent: (frames, height, width, 3) in [-1, 1] -> (1, 16, F, H, W)."""
+        _check_pixels(video, "video to encode")
         return self.vae.encode(video.permute(3, 0, 1, 2)[None])  # (1, 3, f, h, w) ->
 
     def encode_context(self, given: Given) -> VaceContext:
         """What is given, in pixels, to what the VACE blocks look at; its `tensor` goes to `denoise`."""
-        tiled = must_tile(self.entry, given.size, self.vae.dtype, read_machine())
+        if not isinstance(given, Given):
+            raise WanError(f"What is given is read first: try encode_context(read_given(size, reference=...)), not "
+                           f"{_kind(given)}.")  # fmt: skip
+        tiled = must_tile(self.entry, given.size, self.vae.dtype, self._machine())
         return encode_context(self.vae, given, tiled=tiled)
 
     def empty_context(self, size: VideoSize | None = None) -> Tensor:
@@ -315,7 +374,9 @@ class Pipeline:
 
         A grey video is both what to keep and what to change, encoded once, under a mask that says: paint everything.
         """
-        return self.encode_context(read_given(size or self.entry.size)).tensor
+        size = self.entry.size if size is None else size
+        check_size(size)
+        return self.encode_context(read_given(size)).tensor
 
     # ---------------------------------------------------------------------------------------------- all of it
 
@@ -361,7 +422,7 @@ class Pipeline:
         shown = any(picture is not None for picture in pictures.values())
         given = read_given(size, **pictures, fit=fit) if shown else None
         check_strength(vace_strength, self._vace_blocks() if given else None)
-        worn = self.rack.read(loras)
+        worn = self._read_loras(loras)
         notices = (*self.notices(prompt, negative, size), *(given.notices if given else ()))
         notices += tuple(fit.notice for fit in self.fit_loras(worn) if fit.unused)
         notices = (*notices, *self._plan_notices(size, settings, shown, bool(worn)))
@@ -375,6 +436,11 @@ class Pipeline:
             kept = self._kept_run(keep, prompt, negative, seed, size, settings, start, hints)
         meter = StageMeter(self.placement.device)
         with self._giving_back():
+            for role in (
+                "transformer",
+                "vae",
+            ):  # what was left by stages that were called, or stopped, by themselves
+                self.free(role)
             with _stage(meter, "text", progress):
                 text = self.encode_text(prompt, negative, loras=worn)
                 self.free("text_encoder")
@@ -385,6 +451,7 @@ class Pipeline:
                     self.free("vae")
             with _stage(meter, "steps", progress, total=settings.steps) as bar:
                 clean = None if start is None else self.encode(start)
+                self.free("vae")
                 if context and clean is not None:
                     clean = torch.cat([context.references, clean], dim=2)
                 for step in self.denoise(
@@ -429,6 +496,10 @@ class Pipeline:
         """However a run ends, by an error or a stop as well, a heavy model's memory is given back."""
         try:
             yield
+        except BaseException as error:
+            if not self.entry.light:
+                _let_go(error)
+            raise
         finally:
             for role in ROLES:
                 self.free(role)
@@ -445,7 +516,8 @@ class Pipeline:
         more: Mapping[str, Any],
     ) -> KeptRun:
         """The folder of a run, known by all that its steps depend on; `more` holds what only some runs have."""
-        files = {role: self.files[role].name for role in ("transformer", "text_encoder")}
+        folder = check_path(folder, "folder of a kept run", example="outputs/run")
+        files = {role: f"{path.name} {fingerprint(path)}" for role, path in self.files.items()}
         begun = None if start is None else float(start.double().sum())
         told = {"prompt": prompt, "negative": negative, "seed": seed, "size": str(size), "start": begun}
         return KeptRun(folder, told | files | vars(settings) | dict(more))
@@ -487,13 +559,19 @@ class Pipeline:
         """What a person should know about this request, one sentence each; none of it stops the work."""
         return (*_text_notices(self.entry, prompt, negative), *_size_notices(self.entry, size))
 
+    def _machine(self) -> Machine:
+        """This machine, without its GPU where this pipeline computes on the processor."""
+        machine = read_machine()
+        return machine if self.placement.device.type == "cuda" else replace(machine, gpu=None)
+
     def _plan_notices(
         self, size: VideoSize, settings: SamplingSettings, reference: bool = False, lora: bool = False
     ) -> Iterator[str]:
         """What the plan says of a heavy model's run: how long, or that it may not fit."""
         if self.entry.light:
             return
-        plan = plan_here(self.entry, Run(size, settings.steps, settings.guidance, lora, reference))
+        run = Run(size, settings.steps, settings.guidance, lora, reference)
+        plan = plan_here(self.entry, run, self._machine())
         if plan.fits:
             yield f"This run will take about {plan.minutes:.0f} minutes (predicted)."
         else:
@@ -501,7 +579,15 @@ class Pipeline:
             yield f"This run may not fit: {plan.problem} (predicted){near}."
 
 
-def _check_words(*words: str) -> None:
+def _let_go(error: BaseException | None) -> None:
+    """Forget what the frames of an error hold: a notebook keeps its last error, and with it the network at work there."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
+
+
+def check_words(*words: str) -> None:
+    """WanError for a prompt that is no text."""
     for one in words:
         if not isinstance(one, str):
             raise WanError(f"A prompt is one text, not {one!r}: for several videos call this once for each.")
@@ -509,17 +595,53 @@ def _check_words(*words: str) -> None:
 
 def _check_request(prompt: str, negative: str, size: VideoSize, start: Tensor | None) -> None:
     """WanError for words, a size or a video to start from that are none."""
-    _check_words(prompt, negative)
-    if not isinstance(size, VideoSize):
-        raise WanError(f"A size is VideoSize(width, height, frames), not {size!r}: try wan.{VideoSize()!r}.")
+    check_words(prompt, negative)
+    check_size(size)
     wanted = (size.frames, size.height, size.width, 3)
     floats = isinstance(start, Tensor) and start.is_floating_point()
     if start is not None and (not floats or tuple(start.shape) != wanted):
-        found = f"{tuple(start.shape)} of {start.dtype}" if hasattr(start, "shape") else type(start).__name__
         raise WanError(
             "The video to start from is floats from -1 to 1, as large as the one to paint, (frames, height, width, 3) = "
-            f"{wanted}, not {found}: give what `generate` or `decode` returned, and its size."
+            f"{wanted}, not {_kind(start)}: give what `generate` or `decode` returned, and its size."
         )
+    if start is not None:
+        _check_pixels(start, "video to start from")
+
+
+def _kind(value: Any) -> str:
+    """A value in a few words: shape and type of a tensor, else the name of its class."""
+    return f"{tuple(value.shape)} of {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+
+
+def check_size(size: Any) -> None:
+    """WanError for what is no VideoSize."""
+    if not isinstance(size, VideoSize):
+        raise WanError(f"A size is VideoSize(width, height, frames), not {size!r}: try wan.{VideoSize()!r}.")
+
+
+def _check_latent(latent: Any, what: str, maker: str) -> None:
+    """WanError for what has not a latent's five dimensions; `maker` is the stage that gives one."""
+    if isinstance(latent, Tensor) and latent.ndim == 5:
+        return
+    inside = next((name for name in ("latent", "tensor") if hasattr(latent, name)), None)
+    fix = f"pass its .{inside}" if inside else f"pass what pipe.{maker} gives"
+    raise WanError(f"The {what} is a tensor (B, C, frames, height, width), not {_kind(latent)}: {fix}.")
+
+
+def _check_pixels(video: Any, what: str) -> None:
+    """WanError for what is no video in floats from -1 to 1."""
+    right = (
+        isinstance(video, Tensor) and video.is_floating_point() and video.ndim == 4 and video.shape[3] == 3
+    )
+    if not right:
+        raise WanError(
+            f"The {what} is a tensor of floats from -1 to 1, (frames, height, width, 3), not {_kind(video)}: of uint8 frames "
+            "make torch.as_tensor(frames) / 127.5 - 1."
+        )
+    reach = video.abs().max().item() if video.numel() else 0.0
+    if not reach <= OUTSIDE:  # not a number is not below it either
+        raise WanError(f"The pixels of the {what} go from -1 to 1, and these reach {reach:g}: if they go to 255, try video / "
+                       "127.5 - 1.")  # fmt: skip
 
 
 def _text_notices(entry: ModelEntry, prompt: str, negative: str) -> Iterator[str]:
@@ -551,19 +673,26 @@ def _say(notices: Iterable[str], progress: bool) -> None:
         print(notice, file=sys.stderr)
 
 
+def progress_stream() -> TextIO:
+    """Where progress goes: to stderr, but in a notebook to stdout, as pages paint stderr as an error."""
+    return sys.stdout if type(sys.stdout).__module__.startswith("ipykernel") else sys.stderr
+
+
+def progress_bar(name: str, total: int, *, show: bool) -> tqdm:
+    """A bar for a person who waits."""
+    shape = "{desc} {bar:32} {n_fmt}/{total_fmt}  {elapsed} (left {remaining})"
+    return tqdm(desc=f"{name:6}", total=total, bar_format=shape, disable=not show, file=progress_stream())
+
+
 @contextmanager
 def _stage(meter: StageMeter, name: str, progress: bool, total: int = 1) -> Iterator[tqdm]:
     """One stage, measured, under a progress bar that is full at its end."""
-    shape = "{desc} {bar:32} {n_fmt}/{total_fmt}  {elapsed} (left {remaining})"
-    with (
-        meter.stage(name),
-        tqdm(desc=f"{name:6}", total=total, bar_format=shape, disable=not progress, file=sys.stderr) as bar,
-    ):
+    with meter.stage(name), progress_bar(name, total, show=progress) as bar:
         try:
             yield bar
         except torch.OutOfMemoryError as error:
-            raise WanError(
-                f"The GPU's memory ran out in the stage {name}: fewer frames or pixels need less; `wan-tutorial doctor "
-                "MODEL` names a size that fits."
-            ) from error
+            fix = "other programs or cells may hold some: end them"  # no size makes these two smaller
+            if name not in ("load", "text"):
+                fix = "fewer frames or pixels need less; `wan-tutorial doctor MODEL` names a size that fits"
+            raise WanError(f"The GPU's memory ran out in the stage {name}: {fix}.") from error
         bar.update(total - bar.n)

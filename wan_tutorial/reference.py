@@ -109,6 +109,10 @@ def read_given(
             "A first frame already says what is kept and what is painted: leave out the video and the mask, "
             "or give the picture as the video's first frame."
         )
+    if isinstance(reference, list | tuple) and not reference:
+        raise WanError(
+            "A list of references has one picture or more, and this one is empty: leave it out, or fill it."
+        )
     notices: list[str] = []
     pictures = [
         _fit(read_picture(one, "reference", notices)[None], size, fit) for one in _pictures(reference)
@@ -175,11 +179,12 @@ def _open(source: Any, what: str) -> Image.Image:
         TypeError,
         AttributeError,
         SyntaxError,
+        IndexError,
         Image.DecompressionBombError,
     ) as error:
         if isinstance(error, WanError):
             raise
-        name = f" {source}" if isinstance(source, str | Path) else ""
+        name = f" {source}" if isinstance(source, str | Path | int | float) else ""
         raise WanError(
             f"The {what}{name} is not a picture that can be read: give a PNG or JPEG, or uint8 (height, width, 3)."
         ) from error

@@ -61,8 +61,8 @@ class VideoSize:
     @classmethod
     def parse(cls, text: str) -> VideoSize:
         """Read "96x96x13": width x height x frames."""
-        parts = text.lower().split("x")
-        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        parts = text.lower().split("x") if isinstance(text, str) else []
+        if len(parts) != 3 or not all(part.strip().isdecimal() and len(part) < 20 for part in parts):
             raise WanError(
                 f"A size is WIDTHxHEIGHTxFRAMES, three whole numbers such as 96x96x13, not {text!r}."
             )

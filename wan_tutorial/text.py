@@ -241,6 +241,12 @@ def _place(model: UMT5EncoderModel, name: str, weight: Tensor, state: Mapping[st
     path = name.rpartition(".")[0]
     parent, _, own = path.rpartition(".")
     layer = model.get_submodule(path)
+    if weight.itemsize == 1 and not (isinstance(layer, nn.Linear) and weight.dtype == FP8):
+        raise WanError(
+            f"fp8 is read as float8_e4m3fn and in the layers' matrices alone, and {name} is "
+            f"{str(weight.dtype).removeprefix('torch.')}: choose umt5_xxl_fp8_e4m3fn_scaled.safetensors, or a file in 16 "
+            "bits."
+        )
     if isinstance(layer, nn.Linear) and weight.dtype == FP8:
         scale = state.get(f"{path}.scale_weight")
         if scale is None:
@@ -252,5 +258,5 @@ def _place(model: UMT5EncoderModel, name: str, weight: Tensor, state: Mapping[st
     elif isinstance(layer, nn.Linear) and weight.dtype in (torch.float16, torch.bfloat16):
         setattr(model.get_submodule(parent), own, HalfLinear(weight))
     else:
-        keep = weight.dtype if layer is model.shared and weight.dtype != FP8 else torch.float32
+        keep = weight.dtype if layer is model.shared else torch.float32
         layer.weight = nn.Parameter(weight.to(keep), requires_grad=False)

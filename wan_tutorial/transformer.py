@@ -35,6 +35,7 @@ from torch.func import functional_call
 from wan_tutorial.checkpoint import check_tensors
 from wan_tutorial.errors import WanError
 from wan_tutorial.quantization import FLOAT_TYPES, QuantizedLinear, QuantizedTensor, Widened, widen_within
+from wan_tutorial.sizes import LATENT_CHANNELS
 
 HEAD_DIM = 128  # of every Wan model
 PATCH = (1, 2, 2)  # a token is 1 latent frame x 2 x 2 latent cells
@@ -109,6 +110,12 @@ class TransformerShape:
                 f"this file has lost {' and '.join(lost)}: some converters to GGUF set tensors of five dimensions aside and "
                 "do not put them back; choose another conversion of this model."
             )
+        flat = [f"{name}.weight" for name in _CONVOLUTIONS if len(_shape_in(state, name)) not in (0, 5)]
+        if flat:
+            raise WanError(
+                f"{flat[0]} has five dimensions, and in this file the shape {_shape_in(state, flat[0][:-7])}: it was "
+                "converted for another program; choose another conversion of this model."
+            )
         missing = [name for name in _TELLING if name not in state]
         if missing:
             raise WanError(
@@ -120,6 +127,17 @@ class TransformerShape:
                 "this is an image-to-video Wan (it has img_emb), which needs a CLIP image encoder; "
                 "choose a Wan2.1 VACE or T2V file, VACE takes pictures as references."
             )
+        channels = state["patch_embedding.weight"].shape[1]
+        if channels != LATENT_CHANNELS:
+            raise WanError(
+                f"a Wan2.1 VACE or T2V transformer takes latents of {LATENT_CHANNELS} channels, and this one takes "
+                f"{channels}, as image-to-video, control and Wan 2.2 models do: choose a Wan2.1 VACE or T2V file."
+            )
+        if any(name.endswith(".scale_weight") for name in state):
+            raise WanError(
+                "this transformer is in scaled fp8, which is read for the text encoder alone: choose a GGUF file of this "
+                "model, or one in 16 bits."
+            )
         blocks = [re.match(r"(blocks|vace_blocks)\.(\d+)\.", name) for name in state]
         counts = {(match[1], int(match[2])) for match in blocks if match}
         vace = state.get("vace_patch_embedding.weight")
@@ -129,11 +147,17 @@ class TransformerShape:
             layers=sum(kind == "blocks" for kind, _ in counts),
             text_dim=state["text_embedding.0.weight"].shape[1],
             freq_dim=state["time_embedding.0.weight"].shape[1],
-            in_channels=state["patch_embedding.weight"].shape[1],
+            in_channels=channels,
             out_channels=state["head.head.weight"].shape[0] // 4,
             vace_channels=96 if vace is None else vace.shape[1],
             vace_blocks=sum(kind == "vace_blocks" for kind, _ in counts),
         )
+
+
+def _shape_in(state: Mapping[str, Tensor | QuantizedTensor], layer: str) -> tuple[int, ...]:
+    """The shape of a layer's weight in a file; () where there is none."""
+    weight = state.get(f"{layer}.weight")
+    return () if weight is None else tuple(weight.shape)
 
 
 # --------------------------------------------------------------------------------------------------- names
@@ -230,7 +254,7 @@ class WanTransformer(nn.Module):
         the same as a context that says "nothing is given". vace_strength: one number, or one for each VACE block.
         taps: called as taps(name, query, key) at every attention, with (B, heads, tokens, 128), after norm and rope.
         """
-        strengths = self._check(latent, vace_context, vace_strength)
+        strengths = self._check(latent, text, vace_context, vace_strength)
         for attention in self.attentions:
             attention.taps = taps
         with self._precision(latent.device):
@@ -304,13 +328,18 @@ class WanTransformer(nn.Module):
         return torch.autocast(device.type, dtype=self.compute_dtype)
 
     def _check(
-        self, latent: Tensor, context: Tensor | None, strength: float | Sequence[float]
+        self, latent: Tensor, text: Tensor, context: Tensor | None, strength: float | Sequence[float]
     ) -> list[float]:
         shape = self.shape
         if latent.shape[1] != shape.in_channels or latent.shape[3] % 2 or latent.shape[4] % 2:
             raise WanError(
                 f"the transformer takes latents of {shape.in_channels} channels with even height and width, but this "
                 f"one is {tuple(latent.shape)}: choose a video size in multiples of 16 pixels."
+            )
+        if text.shape[-1] != shape.text_dim:
+            raise WanError(
+                f"this transformer reads embeddings of {shape.text_dim} numbers for each token, and the text encoder gives "
+                f"{text.shape[-1]}: the two belong to different models; choose the text encoder made for this one."
             )
         if context is not None and not shape.vace_blocks:
             raise WanError(
@@ -563,6 +592,12 @@ def new_transformer(shape: TransformerShape) -> WanTransformer:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return model
+
+
+def vace_blocks_are_silent(model: WanTransformer) -> bool:
+    """Whether the VACE blocks say nothing yet, as after `start_vace_blocks`."""
+    told = (tensor for name, tensor in model.vace_blocks.state_dict().items() if ".proj_out." in name)
+    return not any(tensor.any() for tensor in told)
 
 
 def start_vace_blocks(model: WanTransformer) -> None:

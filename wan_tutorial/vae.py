@@ -67,10 +67,16 @@ class VaeShape:
                 f"a Wan 2.1 VAE halves the picture 3 times, but this file does it {len(places)} times: "
                 "it is another model's VAE (Wan 2.2 has its own); choose wan_2.1_vae.safetensors."
             )
+        channels = state["conv2.weight"].shape[0]
+        if channels != len(LATENT_MEAN):
+            raise WanError(
+                f"a Wan 2.1 VAE has latents of {len(LATENT_MEAN)} channels, and this one of {channels}: it is another "
+                "model's VAE; choose wan_2.1_vae.safetensors."
+            )
         return cls(
             base_dim=state["encoder.conv1.weight"].shape[0],
             res_blocks=min(places),
-            latent_channels=state["conv2.weight"].shape[0],
+            latent_channels=channels,
         )
 
 
@@ -286,13 +292,16 @@ class Vae(nn.Module):
                 f"{max(0, round((frames - 1) / 4)) * 4 + 1} frames of "
                 f"{max(1, round(width / 8)) * 8}x{max(1, round(height / 8)) * 8}."
             )
-        video = video.to(self.model.device, self.dtype)
+        video = video.to(self.model.device, self.dtype)  # (B, 3, F, H, W)
         if not tiled and self._fits(frames * height * width * video.shape[0]):
             video = video.contiguous(memory_format=torch.channels_last_3d)
             moments = encode_full_length(self.model, video)
         else:
             self._tile(tiled)
             moments = self.model.encode(video).latent_dist.parameters
+        if self.dtype == torch.float16 and not moments.isfinite().all():  # as in decode
+            self.model.float()
+            return self.encode(video, tiled=tiled)
         return (moments.chunk(2, dim=1)[0].float() - self.mean) / self.std
 
     @torch.no_grad()

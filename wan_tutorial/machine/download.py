@@ -8,6 +8,7 @@ is interrupted, and a lost session would begin 8 GB again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -58,17 +59,20 @@ def download(name: str, folder: str | Path | None = None, *, verify: bool = Fals
     """Fetch the files of a model or an extra that are not here yet; their paths, all of them.
 
     What is here stays as it is and needs no network; `verify` reads it through and compares it with the checksum
-    recorded when it came. Raises WanError, in a sentence, for a disk too small, no network, a file that is gone.
+    recorded when it came, or, where it came by another way, with the hub's. Raises WanError, in a sentence, for a disk
+    too small, no network, a file that is gone, and one that is here but damaged.
     """
     folder = Path(folder).expanduser() if folder is not None else default_folder()
     files = files_of(name)
     found = {file: find_file(file, folder) for file in files}
+    for here in filter(None, found.values()):
+        _check_whole(here)
     missing = [file for file, path in found.items() if path is None]
     told = {file: _ask_hub(file) for file in missing}
     _check_disk(folder, sum(sent.bytes for sent in told.values()))
-    for path in found.values():
-        if path and verify:
-            _verify(path, _read_record(folder).get(path.name, {}).get("sha256"))
+    for file, path in found.items():
+        if path and verify and file.repository:
+            _verify(path, _read_record(folder).get(path.name, {}).get("sha256") or _ask_hub(file).checksum)
     return [found[file] or _fetch(file, told[file], folder) for file in files]
 
 
@@ -88,10 +92,11 @@ def _fetch(file: ModelFile, sent: Sent, folder: Path) -> Path:
     if partial.stat().st_size != sent.bytes or not sent.bytes or sent.checksum not in (None, checksum):
         partial.unlink()
         raise WanError(f"{file.name} did not come as the hub sent it (size or checksum differ): try again.")
-    partial.replace(path)
-    _write_record(folder, path.name, {
-        "repository": file.repository, "commit": sent.commit, "bytes": sent.bytes, "sha256": checksum,
-    })  # fmt: skip
+    with _plain_errors(file):
+        _write_record(folder, path.name, {
+            "repository": file.repository, "commit": sent.commit, "bytes": sent.bytes, "sha256": checksum,
+        })  # fmt: skip
+        partial.replace(path)
     return path
 
 
@@ -138,16 +143,27 @@ def _check_disk(folder: Path, needed: int) -> None:
     )  # of an earlier try, gone on with
     if needed and free + partial < needed + RESERVE:
         raise WanError(
-            f"The download takes {needed / GIGABYTE:.1f} GB and {there} has {free / GIGABYTE:.1f} GB free: make room, "
-            "or name a folder on a larger disk with --folder."
+            f"The download takes {needed / GIGABYTE:.2f} GB, {RESERVE / GIGABYTE:g} GB beside it is kept free, and {there} "
+            f"has {free / GIGABYTE:.2f} GB free: make room, or name a folder on a larger disk with --folder."
         )
 
 
+def _check_whole(path: Path) -> None:
+    """WanError for a file that stands here under its name but is cut short or damaged: it would never be fetched again."""
+    from wan_tutorial.files import read_header
+
+    if path.suffix in (".gguf", ".safetensors"):
+        try:
+            read_header(path)
+        except WanError as error:
+            raise WanError(f"Delete {path} and ask again: {error}") from error
+
+
 def _verify(path: Path, expected: str | None) -> None:
-    """WanError where a file is no longer what was downloaded; a file without a record is taken as it is."""
+    """WanError where a file is not what the hub has or had; one without a checksum, as small ones are, is taken as it is."""
     if expected and _checksum(path) != expected:
         raise WanError(
-            f"{path.name} is no longer what was downloaded (its SHA-256 differs): delete {path} and download it again."
+            f"{path.name} is not, or no longer, what the hub sends (its SHA-256 differs): delete {path} and download it again."
         )
 
 
@@ -169,8 +185,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
 def _write_record(folder: Path, name: str, entry: dict[str, Any]) -> None:
     record = _read_record(folder) | {name: entry}
     partial = folder / f".{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    partial.replace(folder / RECORD)
+    try:
+        partial.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        partial.replace(folder / RECORD)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -198,9 +217,13 @@ def _plain_errors(file: ModelFile) -> Iterator[None]:
     except (
         OSError
     ) as error:  # refused or lost connections, a full disk: requests' and httpx's errors come wrapped
-        if error.errno == 28:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise WanError(
                 f"The disk is full; what came of {file.name} is kept: make room and try again."
+            ) from error
+        if error.errno in (errno.EFBIG, errno.EIO, errno.EROFS):  # such as a stick that ends files at 4 GB
+            raise WanError(
+                f"{file.name} cannot be written there ({error.strerror}): name a folder on another disk with --folder."
             ) from error
         raise WanError(
             f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."

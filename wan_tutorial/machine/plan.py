@@ -20,6 +20,7 @@ GIB = 2**30
 # CUDA context with the allocator's rounding on a card. [assumed]
 PROCESS, CUDA_PROCESS, CUDA_CONTEXT = 300_000_000, 3_000_000_000, 600_000_000
 SPARE = 0.95  # of a memory, at most so much is planned with; the rest is kept back, and said to be
+SMALLEST = 192  # pixels of the shorter side of a video offered in place of a far larger one
 LONGEST = 180.0  # minutes: what takes longer is said not to fit
 # Bytes a second from RAM to a card, unpinned over PCIe 3, and from a disk. [assumed]
 COPY_SPEED, DISK_SPEED = 3e9, 1e9
@@ -235,10 +236,10 @@ class Plan:
         run, size = self.run, self.run.size
         extras = [name for name, on in (("a LoRA", run.lora), ("a reference", run.reference)) if on]
         lines = [
-            f"{self.entry.name} on {self.card.name}: {size.width}x{size.height}, {size.frames} frames, "
-            f"{run.steps} step{'s' if run.steps > 1 else ''}, guidance {run.guidance:g}"
+            f"{self.entry.name} on {self.card.name}: {size.width}x{size.height}, {_counted(size.frames, 'frame')}, "
+            f"{_counted(run.steps, 'step')}, guidance {run.guidance:g}"
             f"{''.join(f', {extra}' for extra in extras)}; "
-            f"{run.tokens:,} tokens",
+            f"{_counted(run.tokens, 'token')}",
             "predicted, not measured",
             f"  {'stage':8}{'RAM':>10}{'VRAM':>10}{'minutes':>9}",
         ]
@@ -253,9 +254,11 @@ class Plan:
         lines.append(f"  it fits, with {kept}" if self.fits else f"  it does not fit: {self.problem}")
         if self.nearest:
             near = self.nearest.size
-            lines.append(f"  the nearest that does: {near.width}x{near.height}, {near.frames} frames")
+            lines.append(
+                f"  the nearest that does: {near.width}x{near.height}, {_counted(near.frames, 'frame')}"
+            )
         elif not self.fits:
-            lines.append("  no size of this model does: a smaller one is wan2.1-vace-1.3b, the smallest mini")
+            lines.append(f"  no useful size of this model does: {_smaller_model(self.entry)}")
         return "\n".join(lines)
 
 
@@ -321,7 +324,9 @@ def _feed_forward(entry: ModelEntry, run: Run, half: bool) -> Choice:
     if parts > 1:
         return Choice("feed-forward", f"in {parts} parts", f"whole it would add {needs}")
     if run.tokens <= FEW_TOKENS:
-        return Choice("feed-forward", "whole", f"{run.tokens:,} tokens take little room either way")
+        return Choice(
+            "feed-forward", "whole", f"there is room for {_counted(run.tokens, 'token')} either way"
+        )
     return Choice("feed-forward", "whole", f"it adds {needs}: parts would save nothing")
 
 
@@ -411,22 +416,37 @@ def _file_bytes(entry: ModelEntry, role: str) -> int:
 
 def _problem(card: Card, stages: tuple[Stage, ...]) -> str | None:
     for stage in stages:
-        for kind, needed, there in (("VRAM", stage.vram, card.vram), ("RAM", stage.ram, card.ram)):
+        for kind, needed, owner, there in (
+            ("VRAM", stage.vram, card.name, card.vram),
+            ("RAM", stage.ram, f"the machine with {card.name}" if card.vram else card.name, card.ram),
+        ):
             if needed > there * SPARE:
-                return (f"the stage {stage.name} takes {_gigabytes(needed)} of {kind}, and {card.name} has "
+                return (f"the stage {stage.name} takes {_gigabytes(needed)} of {kind}, and {owner} has "
                         f"{_gigabytes(there)}, of which {1 - SPARE:.0%} are kept back")  # fmt: skip
     minutes = sum(stage.minutes for stage in stages)
     return f"it takes about {minutes / 60:.0f} hours on {card.name}" if minutes > LONGEST else None
 
 
+def _smaller_model(entry: ModelEntry) -> str:
+    if entry.light:
+        return "it is the smallest, and takes a larger machine"
+    return "a smaller one is " + ("mini" if "1.3b" in entry.name else "wan2.1-vace-1.3b, the smallest mini")
+
+
 def _smaller(size: VideoSize) -> Iterator[VideoSize]:
-    """Fewer frames first, then fewer pixels in the same shape."""
-    for part in (1.0, 0.75, 0.6, 0.5, 0.4):
+    """Fewer frames first, then fewer pixels in the same shape; a still picture only where one was asked for."""
+    for part in (1.0, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05):
         width, height = (max(16, round(side * part / 16) * 16) for side in (size.width, size.height))
+        if part < 0.4 and min(width, height) < SMALLEST:
+            return
         frames = size.frames if part < 1 else size.frames - 4
-        while frames >= 5:
+        while frames >= min(5, size.frames):
             yield VideoSize(width, height, frames)
             frames -= 4
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _spoken_minutes(minutes: float) -> str:

@@ -91,7 +91,7 @@ MINI = ModelEntry(
         "vae": ModelFile("wan_2.1_mini_vae.safetensors"),
     },
     size=VideoSize(96, 96, 13),
-    trained_sizes=(VideoSize(96, 96, 13),),
+    trained_sizes=(VideoSize(96, 96, 13), VideoSize(96, 96, 9)),
     fps=16,
     guidance=4.0,
     shift=3.0,  # few tokens: less than Wan's 8

@@ -18,7 +18,13 @@ from tqdm import tqdm
 from .world import Scene, brief_scene, draw_scene, render, render_with_masks
 
 BATCH = 16
-TRAINING_POOLS = ((0, 2560), (100_000, 3072), (200_000, 4096))  # first seed and count of each
+TRAINING_POOLS = (
+    (0, 2560),
+    (100_000, 3072),
+    (200_000, 4096),
+    (300_000, 4096),
+)  # first seed and count of each
+BRIEF_POOL = (500_000, 960)  # of scenes of the brief's own prompt
 
 
 @dataclass
@@ -73,10 +79,14 @@ class VideoPool:
 
 
 def draw_subjects(scenes: list[Scene], size: dict[str, Any]) -> Tensor:
-    """The subject's share of each latent cell: 8x8 pixels of the first frame, then of four frames each."""
-    covered = F.avg_pool2d(render_with_masks(scenes, **size)[1][:, 1], 8)  # (N, F, h, w)
-    later = covered[:, 1:].unflatten(1, (-1, 4)).mean(2)
-    return (torch.cat([covered[:, :1], later], 1) * 255).round().to(torch.uint8)
+    """The subject's share of each latent cell, 0 to 255."""
+    return (to_cells(render_with_masks(scenes, **size)[1][:, 1]) * 255).round().to(torch.uint8)
+
+
+def to_cells(covered: Tensor) -> Tensor:
+    """Means over latent cells: 8x8 pixels of the first frame, then of four frames each; (N, f, h, w) -> (N, F, H, W)."""
+    squares = F.avg_pool2d(covered, 8)
+    return torch.cat([squares[:, :1], squares[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)
 
 
 def training_videos(folder: Path) -> list[VideoPool]:

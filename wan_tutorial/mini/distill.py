@@ -34,7 +34,7 @@ from ..pipeline import Pipeline, load
 from ..sampling.denoise import SamplingSettings, denoise, guided_velocity
 from ..sampling.solvers import Step
 from .captions import BRIEF_NEGATIVE, BRIEF_PROMPT, write_caption
-from .loop import Budget, train
+from .loop import Budget, fast_products, train
 from .release import ASSETS
 from .train_transformer import BRIEF_SHARE, embed_captions
 from .world import draw_scene
@@ -88,7 +88,7 @@ class Lectures:
                 velocity = guided_velocity(
                     self.pipe.transformer, self.texts(picks), avoided, settings.guidance
                 )
-                with torch.autocast("cpu", torch.bfloat16):
+                with fast_products("cpu"):
                     step = last(denoise(velocity, self.noise(picks), settings=settings))
                 file.write(step.latent.to(torch.float16).numpy().tobytes())
                 file.flush()
@@ -146,7 +146,7 @@ def distil(lectures: Lectures, pipe: Pipeline, *, minutes: float, steps: int = S
         picks = [dice.randrange(len(latents)) for _ in range(BATCH)]
         clean = torch.from_numpy(latents[picks].astype(np.float32))
         text = lectures.texts(picks)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products("cpu"):
             places, times = walk(pipe.transformer, lectures.noise(picks), text, settings)
             count = len(places) // BATCH
             losses = pointing_loss(

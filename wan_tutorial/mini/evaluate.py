@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.mini.captions import BRIEF_NEGATIVE, BRIEF_PROMPT, FREE_PHRASINGS, WORDS, write_caption
-from wan_tutorial.mini.data import TRAINING_POOLS
+from wan_tutorial.mini.data import BRIEF_POOL, TRAINING_POOLS
 from wan_tutorial.mini.judge import (
     FROZEN_SHA256,
     Judge,
@@ -45,10 +45,6 @@ from wan_tutorial.sizes import VideoSize
 Row = dict[str, Any]
 HELD_OUT_SEED = 900_000  # scenes from here on are in no training
 OTHER_SEED = 950_000  # and from here on in no other figure
-TRAINING_BRIEF_SEEDS = (
-    500_000,
-    320,
-)  # first and count of the renders of the brief's prompt made for training
 
 
 @dataclass(frozen=True)
@@ -244,7 +240,7 @@ def measure_novelty(pipe: Pipeline, painted: Tensor, *, count: int) -> Row:
     Training's renders of the brief's prompt are rendered and encoded again, as their seeds determine them. Distances
     are root-mean-square differences of normalised latents; a model that replays comes far closer than a new render.
     """
-    first, number = TRAINING_BRIEF_SEEDS
+    first, number = BRIEF_POOL
 
     def latents(seeds: Iterable[int], name: str) -> Tensor:
         scenes = [brief_scene(seed) for seed in seeds]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..vae import Vae
 from .data import VideoPool, to_pixels
+from .loop import fast_products
 
 
 @dataclass
@@ -46,7 +47,7 @@ class LatentPool:
         with self.path.open("ab") as file:
             file.truncate(done * 2 * int(np.prod(self.shape)))
             for start in tqdm(range(done, self.videos.count, batch), desc=f"encode {self.path.name}"):
-                with torch.autocast(vae.mean.device.type, torch.bfloat16):
+                with fast_products(vae.mean.device):
                     latent = vae.encode(to_pixels(videos[start : start + batch]))
                 file.write(latent.to("cpu", torch.float16).numpy().tobytes())
                 file.flush()

@@ -8,10 +8,12 @@ import csv
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,12 +116,33 @@ def make_optimisers(
     return optimisers
 
 
+@lru_cache
+def narrow_is_faster(device: str) -> bool:
+    """Whether matrices multiply sooner in bfloat16 than in float32: not every CPU that knows bfloat16 gains by it."""
+    a, b = torch.ones(2048, 256, device=device), torch.ones(256, 1024, device=device)
+    seconds: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, torch.bfloat16) * 2:  # the first round warms up
+        left, right, began = a.to(dtype), b.to(dtype), time.perf_counter()
+        for _ in range(8):
+            product = left @ right
+        product.sum().item()  # waits for a GPU
+        seconds[dtype] = time.perf_counter() - began
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def fast_products(device: torch.device | str) -> AbstractContextManager:
+    """Autocast to bfloat16 where that is faster. Not to be entered in compiled code, which would measure itself."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=narrow_is_faster(kind))
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal, so that no direction of a matrix is left behind.
 
-    torch.optim.Muon takes matrices only; this one reads a convolution (out, in, ...) as a matrix of `out` rows as well.
-    Five Newton-Schulz steps and their numbers: https://kellerjordan.github.io/posts/muon; the scale
-    0.2 sqrt(longer side) lets one learning rate serve AdamW and it: https://arxiv.org/abs/2502.16982.
+    torch.optim.Muon takes matrices only; this one reads a convolution (out, in, ...) as a matrix of `out` rows as well,
+    and takes all matrices of one shape at once. Five Newton-Schulz steps and their numbers:
+    https://kellerjordan.github.io/posts/muon; the scale 0.2 sqrt(longer side) lets one learning rate serve AdamW and it:
+    https://arxiv.org/abs/2502.16982.
     """
 
     def __init__(self, parameters: list[nn.Parameter], *, weight_decay: float, momentum: float = 0.95):
@@ -128,28 +151,34 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:  # such as a convolution in time, which single frames never meet
-                    continue
-                state = self.state[weight]
-                average = state.setdefault("average", torch.zeros_like(weight))
-                average.lerp_(weight.grad, 1 - self.momentum)
-                update = orthogonalise(weight.grad.lerp(average, self.momentum).flatten(1))
-                weight.mul_(1 - group["lr"] * self.weight_decay)
-                scale = 0.2 * max(update.shape) ** 0.5
-                weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * scale)
+        alike: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+        for weight in self.param_groups[0]["params"]:
+            if weight.grad is not None:  # a convolution in time has none where only single frames were seen
+                alike[tuple(weight.flatten(1).shape)].append(weight)
+        rate = self.param_groups[0]["lr"]
+        for shape, weights in alike.items():
+            updates = orthogonalise(torch.stack([self._momentum(weight).flatten(1) for weight in weights]))
+            for weight, update in zip(weights, updates, strict=True):
+                weight.mul_(1 - rate * self.weight_decay)
+                weight.add_(update.reshape(weight.shape), alpha=-rate * 0.2 * max(shape) ** 0.5)
+
+    def _momentum(self, weight: nn.Parameter) -> Tensor:
+        assert weight.grad is not None
+        average = self.state[weight].setdefault("average", torch.zeros_like(weight))
+        average.lerp_(weight.grad, 1 - self.momentum)
+        return weight.grad.lerp(average, self.momentum)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """Bring every singular value of a matrix (m, n) near 1, by five Newton-Schulz steps in bfloat16."""
-    flat = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if flat else matrix.T) / (matrix.norm() + 1e-7)
-    x = x.bfloat16()
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Bring every singular value of matrices (..., m, n) near 1, by five Newton-Schulz steps."""
+    flat = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if flat else matrices.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x.bfloat16() if narrow_is_faster(x.device.type) else x
     for _ in range(5):
-        square = x @ x.T
+        square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x if flat else x.T).to(matrix.dtype)
+    return (x if flat else x.mT).to(matrices.dtype)
 
 
 def schedule(steps_since_start: int, progress: float, budget: Budget) -> float:

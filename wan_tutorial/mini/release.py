@@ -15,10 +15,16 @@ from ..errors import WanError
 from ..files import read_tensors, write_safetensors
 from ..quantization import QuantizedTensor
 from ..text import Tokenizer
-from ..transformer import WanTransformer, build_transformer, new_transformer, start_vace_blocks
+from ..transformer import (
+    WanTransformer,
+    build_transformer,
+    new_transformer,
+    start_vace_blocks,
+    vace_blocks_are_silent,
+)
 from ..vae import LATENT_MEAN, LATENT_STD, encode_full_length, new_autoencoder, to_wan_names
 from .data import VideoPool, to_pixels
-from .loop import averaged
+from .loop import averaged, fast_products
 from .quantize import quantize_master, write_text_encoder, write_transformer
 from .train_text import load_trained_text
 from .train_transformer import SHAPE as TRANSFORMER_SHAPE
@@ -46,7 +52,7 @@ def release_vae(folder: Path, assets: Path = ASSETS, *, sample: int = 192) -> No
     videos = VideoPool(folder, 2560).videos()
     chunks = []
     for start in range(0, sample, 8):
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products("cpu"):
             chunks.append(
                 encode_full_length(model, to_pixels(videos[start : start + 8])).float().chunk(2, 1)[0]
             )
@@ -84,7 +90,10 @@ def release_transformer(folder: Path, assets: Path = ASSETS) -> None:
     """Write the F16 master, and Q3_K_S made from it."""
     model: WanTransformer = new_transformer(TRANSFORMER_SHAPE)
     model.load_state_dict(averaged(folder / "transformer"))
-    start_vace_blocks(model)
+    if vace_blocks_are_silent(
+        model
+    ):  # else they were trained with an earlier state of the main blocks, and stay
+        start_vace_blocks(model)
     write_transformer(model.state_dict_wan_names(), assets / MASTER, "F16")
     quantize_master(assets / MASTER, assets / QUANTISED, "Q3_K_S")
 

@@ -26,7 +26,7 @@ from ..files import read_tensors
 from ..text import load_text_encoder
 from ..vae import load_vae
 from . import release
-from .data import VideoPool, training_videos
+from .data import BRIEF_POOL, VideoPool, training_videos
 from .handover import hand_over, take_over
 from .latents import LatentPool
 from .train_text import train_text
@@ -39,7 +39,8 @@ STAGES = ("text", "vae", "latents", "decoder", "transformer", "hints", "vace", "
 
 def pools(folder: Path) -> tuple[list[LatentPool], LatentPool]:
     """The transformer's training videos: many scenes, and more of the brief's own."""
-    brief = VideoPool(folder, 320, split="brief", first_seed=500_000)
+    first, count = BRIEF_POOL
+    brief = VideoPool(folder, count, split="brief", first_seed=first)
     return [LatentPool(pool) for pool in training_videos(folder)], LatentPool(brief)
 
 

@@ -34,7 +34,7 @@ from .judge import (
     text_features,
     zero_shot_accuracy,
 )
-from .loop import Budget, train
+from .loop import Budget, fast_products, train
 from .world import Scene, draw_scene, render
 
 Sources = list[tuple[VideoPool, np.ndarray]]
@@ -118,7 +118,7 @@ class JudgeTask(nn.Module):
         questions = [describe({name: value}, dice) for name in QUESTIONS for value in QUESTIONS[name]]
         short, short_true = short_texts(scenes, dice)
         captions, caption_true = caption_texts(scenes[:CAPTIONS], dice)
-        with torch.autocast(pairs.device.type, torch.bfloat16):
+        with fast_products(pairs.device):
             features = image_features(self.clip, pairs)
             texts = text_features(self.clip, [*questions, *short, *captions])
         seen = self.clip.vision_model.embeddings.seen.float()

@@ -26,12 +26,12 @@ from tqdm import tqdm
 from ..errors import WanError
 from ..lora import Lora, new_lora, write_lora
 from ..noise import mix
-from ..pipeline import Pipeline, load
+from ..pipeline import Pipeline, load, progress_stream
 from ..reference import read_given
 from ..show.video import check_writable, read_video
 from ..transformer import WanTransformer
 from .captions import write_caption
-from .loop import Budget, Moment, train
+from .loop import Budget, Moment, fast_products, train
 from .styles import LOOKS
 from .train_transformer import DROPPED, draw_times, embed_captions
 from .world import draw_scene, render
@@ -115,13 +115,14 @@ def train_lora(
     lora = new_lora(pipe.transformer, rank=rank, name=name)
     applied = lora.apply_to(pipe.transformer)
     learned = nn.ParameterList(lora.tensors())
-    bar = tqdm(total=round(60 * minutes), desc="learn ", unit="s", disable=not progress)
+    bar = tqdm(
+        total=round(60 * minutes), desc="learn ", unit="s", disable=not progress, file=progress_stream()
+    )
     try:
-        dtype = faster_type(pipe.transformer, lessons)
         began = time.monotonic()
 
         def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-            loss = lessons.loss(pipe.transformer, dtype)
+            loss = lessons.loss(pipe.transformer)
             bar.set_postfix(loss=f"{loss.item():.3f}", steps=step, refresh=False)
             bar.update(min(bar.total, int(time.monotonic() - began)) - bar.n)
             return loss, {}
@@ -149,30 +150,20 @@ class Lessons:
 
     @classmethod
     def of(cls, pipe: Pipeline, examples: Sequence[Example], progress: bool) -> "Lessons":
-        bar = tqdm(examples, desc="encode", unit="clip", disable=not progress)
+        bar = tqdm(examples, desc="encode", unit="clip", disable=not progress, file=progress_stream())
         latents = torch.cat([pipe.encode(example.video) for example in bar])
         return cls(latents, [embed_captions(pipe.text_encoder, ["", *e.captions]) for e in examples])
 
-    def loss(self, model: WanTransformer, dtype: torch.dtype) -> Tensor:
+    def loss(self, model: WanTransformer) -> Tensor:
         """The flow-matching loss on a few examples: squared error of the velocity, noise - clean."""
         picks = torch.randint(len(self.latents), (BATCH,)).tolist()
         said = [0 if random.random() < DROPPED else random.randrange(1, len(self.texts[i])) for i in picks]
         text = torch.stack([self.texts[i][n] for i, n in zip(picks, said, strict=True)])
         clean, t = self.latents[picks], draw_times(BATCH)
         noise = torch.randn_like(clean)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with fast_products("cpu"):
             velocity = model(mix(clean, noise, t), 1000 * t, text)
         return (velocity.float() - (noise - clean)).square().mean()
-
-
-def faster_type(model: WanTransformer, lessons: Lessons) -> torch.dtype:
-    """float32, or bfloat16 where this processor computes it faster: by trial, as many have it and some are slow."""
-    seconds: dict[torch.dtype, float] = {}
-    for dtype in (torch.float32, torch.bfloat16) * 2:  # the first round warms up
-        began = time.perf_counter()
-        lessons.loss(model, dtype).backward()
-        seconds[dtype] = time.perf_counter() - began
-    return min(seconds, key=lambda dtype: seconds[dtype])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from transformers import UMT5EncoderModel
 
 from ..text import EOS, PAD, TextShape, Tokenizer, new_text_encoder, to_file_names
 from .captions import VOCABULARY, WORDS, write_caption
-from .loop import Budget, train
+from .loop import Budget, fast_products, train
 from .world import Scene, draw_scene
 
 LENGTH = 64  # tokens: the longest caption has about 45 words
@@ -125,7 +125,7 @@ def train_text(folder: Path, *, minutes: float, device: str = "cpu", batch: int 
             device
         )
         numbers = torch.tensor([number_attributes(scene) for scene in scenes], device=device)
-        with torch.autocast(ids.device.type, torch.bfloat16):
+        with fast_products(ids.device):
             return task(ids, numbers)
 
     matrices = [

@@ -5,9 +5,9 @@ error. One caption in ten is dropped, so that guidance has something to guide aw
 trained here: they start as copies of main blocks that add nothing.
 
 Three things make the few hours of a CPU go further; none moves the answer that is best, only what is practised most.
-Mistakes count by how much of them the decoder shows (`visibility`), and more where the subject is than in an evening
-sky, as soon as it can be told where that is (`weigh`). And towards the end most steps see the weights as Q3_K will
-round them (`Rounding`).
+Mistakes count by how much of them the decoder shows (`visibility`), more where the subject is than in an evening sky, as
+soon as it can be told where that is (`weigh`), and more where they come and go in time. And towards the end most steps
+see the weights as Q3_K will round them (`Rounding`).
 """
 
 import random
@@ -30,22 +30,29 @@ from ..transformer import TransformerShape, WanTransformer, new_transformer, sta
 from ..vae import Vae
 from .captions import BRIEF_PROMPT, write_caption
 from .latents import LatentPool
-from .loop import Budget, train
+from .loop import Budget, narrow_is_faster, train
 from .world import Scene
 
 SHAPE = TransformerShape(dim=256, ffn_dim=1024, layers=6, text_dim=256, vace_blocks=2)
 TEXT_LENGTH = 64
 DROPPED = 0.1  # share of captions replaced by the empty one
-BRIEF_SHARE = 0.08  # of a batch: scenes of the brief's own prompt
+BRIEF_SHARE = 0.12  # of a batch: scenes of the brief's own prompt
+SHORTER, SHORTER_SHARE = 3, 0.08  # latent frames of the second size, 9 frames; of the steps
 SUBJECT_WEIGHT = 4.0  # what a latent cell full of the subject counts beyond the 1 of every other
 SUBJECT_KNOWN, SUBJECT_CLEAR = 0.85, 0.6  # at earlier times none of it counts, at later ones all
+MOTION_WEIGHT = 0.5
+NOISY_SHARE = 0.4  # of a batch: times near pure noise, where sampling decides what stands where
 ROUNDED_FROM, ROUNDED_SHARE = 0.6, 0.6  # of the minutes; of the steps after that
 
 
-def draw_times(count: int) -> Tensor:
-    """Times in (0, 1), dense in the middle and shifted towards noise: shift(sigmoid(normal), 2); one in ten uniform."""
-    middle = shift_time(torch.sigmoid(torch.randn(count)), 2.0)
-    return torch.where(torch.rand(count) < 0.1, torch.rand(count), middle)
+def draw_times(count: int, *, noisy: float = 0.0) -> Tensor:
+    """Times in (0, 1), dense in the middle and shifted towards noise: shift(sigmoid(normal), 2); one in ten uniform.
+
+    `noisy`: the share of them drawn with a shift of 6 instead, half of which lie above 0.85.
+    """
+    middle, late = (shift_time(torch.sigmoid(torch.randn(count)), shift) for shift in (2.0, 6.0))
+    times = torch.where(torch.rand(count) < 0.1, torch.rand(count), middle)
+    return torch.where(torch.rand(count) < noisy, late, times)
 
 
 def caption_of(scene: Scene, *, brief: bool, dice: random.Random) -> str:
@@ -84,6 +91,8 @@ class Batches:
         self.subjects = {pool.path: pool.videos.subjects() for pool in (*pools, brief)}
 
     def draw(self, count: int) -> Batch:
+        """`count` samples; now and then all of them cut to the shorter size, as what is causal can be cut anywhere."""
+        frames = SHORTER if self.dice.random() < SHORTER_SHARE else None
         latents, captions, subjects = [], [], []
         ready = [pool.ready for pool in self.pools]
         for _ in range(count):
@@ -94,9 +103,11 @@ class Batches:
                 index = self.dice.randrange(sum(ready))
                 pool = next(p for n, p in zip(np.cumsum(ready), self.pools, strict=True) if index < n)
                 index -= sum(ready[: self.pools.index(pool)])
-            latents.append(torch.from_numpy(pool.read()[index].astype(np.float32)))
+            latents.append(torch.from_numpy(pool.read()[index][:, :frames].astype(np.float32)))
             captions.append(caption_of(pool.videos.scene(index), brief=pool is self.brief, dice=self.dice))
-            subjects.append(torch.from_numpy(self.subjects[pool.path][index].astype(np.float32) / 255))
+            subjects.append(
+                torch.from_numpy(self.subjects[pool.path][index][:frames].astype(np.float32) / 255)
+            )
         return Batch(torch.stack(latents), captions, torch.stack(subjects))
 
 
@@ -119,20 +130,32 @@ def flow_matching_loss(
     t: Tensor,
     visible: Tensor | None = None,
     weight: Tensor | None = None,
+    *,
+    motion: float = 0.0,
+    narrow: bool = True,
 ) -> Tensor:
     """Squared error of the predicted velocity, one value for each sample.
 
     `visible` (16, 16) turns an error's channels before it is squared, see `visibility`; `weight` is what each latent
-    cell counts, (B, F, H, W).
+    cell counts, (B, F, H, W); `motion` what an error's change from frame to frame counts beside the error itself.
+    `narrow`: matrices are multiplied in bfloat16, where that is sooner (`narrow_is_faster`).
     """
     noise = torch.randn_like(clean)
-    with torch.autocast(clean.device.type, torch.bfloat16):
+    with torch.autocast(clean.device.type, torch.bfloat16, enabled=narrow):
         velocity = model(mix(clean, noise, t), 1000 * t, text)
     error = velocity.float() - (noise - clean)
     if visible is not None:
         error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
     squared = error.square().mean(1)  # (B, F, H, W)
+    if motion and error.shape[2] > 1:
+        squared = squared + motion * _change(error)
     return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3))
+
+
+def _change(error: Tensor) -> Tensor:
+    """How an error (B, C, F, H, W) changes from frame to frame, squared: half of it counted at either, (B, F, H, W)."""
+    change = error.diff(dim=2).square().mean(1) / 2
+    return F.pad(change, (0, 0, 0, 0, 0, 1)) + F.pad(change, (0, 0, 0, 0, 1, 0))
 
 
 @torch.no_grad()
@@ -189,29 +212,31 @@ def train_transformer(
     *,
     minutes: float,
     device: str = "cpu",
-    batch: int = 16,
+    batch: int = 32,
     compile: bool = False,
 ) -> WanTransformer:
     """Train for `minutes`; checkpoints and curves go to folder/transformer."""
     torch.manual_seed(0)
     model = new_transformer(SHAPE).to(device)
-    loss_function = torch.compile(flow_matching_loss) if compile else flow_matching_loss
-    visible = visibility(vae, batches.draw(8).clean.to(device))
+    start_vace_blocks(model)
+    loss_function = torch.compile(flow_matching_loss, dynamic=False) if compile else flow_matching_loss
+    visible, narrow = visibility(vae, batches.draw(8).clean.to(device)), narrow_is_faster(device)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        drawn, t = batches.draw(batch), draw_times(batch).to(device)
+        drawn, t = batches.draw(batch), draw_times(batch, noisy=NOISY_SHARE).to(device)
         weight = weigh(drawn.subject.to(device), t)
         text = embed_captions(encoder, drawn.captions)
-        losses = loss_function(model, drawn.clean.to(device), text, t, visible, weight)
+        clean = drawn.clean.to(device)
+        losses = loss_function(model, clean, text, t, visible, weight, motion=MOTION_WEIGHT, narrow=narrow)
         late = losses.detach()[t < 0.5]
         return losses.mean(), {"late": late.mean().item() if len(late) else float("nan")}
 
     main = [p for name, p in model.named_parameters() if "vace" not in name]
     matrices = [p for name, p in model.blocks.named_parameters() if p.ndim == 2]
-    budget = Budget(minutes, learning_rate=1e-3, warmup_steps=200)
+    budget = Budget(minutes, learning_rate=1.5e-3, warmup_steps=200)
     # On a CPU, plain attention over so few tokens goes back faster than the fused one.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
-        average = train(
+        return train(
             model,
             loss_of,
             budget=budget,
@@ -220,5 +245,3 @@ def train_transformer(
             orthogonal=matrices,
             around=Rounding(matrices),
         )
-    start_vace_blocks(average)
-    return average

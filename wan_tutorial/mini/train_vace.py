@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,14 +26,16 @@ from ..reference import Given, VaceContext, encode_context, mask_channels, read_
 from ..sampling.schedules import shift_time
 from ..sizes import VideoSize
 from ..text import TextEncoder
-from ..transformer import WanTransformer, start_vace_blocks
+from ..transformer import WanTransformer, start_vace_blocks, vace_blocks_are_silent
 from ..vae import Vae
 from .captions import write_caption
-from .data import to_pixels
+from .data import to_cells, to_pixels
 from .judge import names_in
 from .latents import LatentPool
-from .loop import Budget, Moment, averaged, train
+from .loop import Budget, Moment, averaged, fast_products, narrow_is_faster, train
 from .train_transformer import (
+    MOTION_WEIGHT,
+    SUBJECT_CLEAR,
     Rounding,
     caption_of,
     draw_times,
@@ -56,7 +59,9 @@ REFERENCES = (
 )  # of the scene, of the scene with one attribute changed, and one of another shape
 TASKS = ("reference", "others")
 REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
-NOTHING, FIRST, REGION = range(3)
+UNSAID = 0.3  # share of captions dropped beside a reference, which then has to tell everything
+KNOWN_WEIGHT = 2.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
+NOTHING_SHARE = 0.25  # of the other tasks
 
 
 # --- what is given --------------------------------------------------------------------------------------------
@@ -111,8 +116,8 @@ def reference_pictures(scenes: Sequence[Scene], seeds: Sequence[int], size: Vide
 class HintPool:
     """What may be given of a LatentPool's videos, as latents, in the same order; may grow while training runs.
 
-    Of each video: its references, and three clips: the first frame before grey, the inactive and the reactive part of
-    a masked region, (16, REFERENCES + 3 F, H, W) float16.
+    Of each video: its references, and one clip: of every other video the first frame before grey, of the rest what lies
+    outside a masked region, (16, REFERENCES + F, H, W) float16.
     """
 
     latents: LatentPool
@@ -129,7 +134,7 @@ class HintPool:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         channels, frames, height, width = self.latents.shape
-        return channels, REFERENCES + 3 * frames, height, width
+        return channels, REFERENCES + frames, height, width
 
     @property
     def ready(self) -> int:
@@ -138,16 +143,20 @@ class HintPool:
         return min(done, self.latents.ready)
 
     def read(self, index: int) -> list[Tensor]:
-        """One video's references (16, REFERENCES, H, W) and its three clips (16, F, H, W), float32."""
+        """One video's references (16, REFERENCES, H, W) and its clip (16, F, H, W), float32."""
         rows = np.memmap(self.path, mode="r", dtype=np.float16, shape=(self.ready, *self.shape))
         frames = self.latents.shape[1]
         hints = torch.from_numpy(rows[index].astype(np.float32))
-        return list(hints.split([REFERENCES, frames, frames, frames], dim=1))
+        return list(hints.split([REFERENCES, frames], dim=1))
 
-    def region(self, index: int) -> Tensor:
-        """The masked region of one video: (frames, height, width)."""
-        mask = draw_region(self.latents.videos.first_seed + index, self.size)
-        return mask.expand(self.size.frames, -1, -1)
+    def mask(self, index: int) -> Tensor:
+        """What one video's clip leaves to be painted, 1 there: (frames, height, width)."""
+        if index % 2:
+            region = draw_region(self.latents.videos.first_seed + index, self.size)
+            return region.expand(self.size.frames, -1, -1)
+        later = torch.ones(self.size.frames, self.size.height, self.size.width)
+        later[0] = 0
+        return later
 
     @torch.no_grad()
     def encode(self, vae: Vae, *, batch: int = 8) -> None:
@@ -163,13 +172,12 @@ class HintPool:
                 seeds = [pool.first_seed + index for index in indices]
                 pictures = reference_pictures(scenes, seeds, self.size).flatten(0, 1)  # (N R, h, w, 3)
                 clip = to_pixels(videos[start : start + len(scenes)])  # (N, 3, f, h, w)
-                mask = torch.stack([self.region(index) for index in indices])[:, None]
-                first = torch.cat([clip[:, :, :1], torch.zeros_like(clip[:, :, 1:])], dim=2)
-                with torch.autocast(vae.mean.device.type, torch.bfloat16):
+                mask = torch.stack([self.mask(index) for index in indices])[:, None]
+                with fast_products(vae.mean.device):
                     seen = vae.encode(pictures.movedim(-1, 1)[:, :, None])  # (N R, 16, 1, H, W)
-                    clips = [vae.encode(part) for part in (first, clip * (1 - mask), clip * mask)]
+                    clips = vae.encode(clip * (1 - mask))
                 seen = seen[:, :, 0].unflatten(0, (len(scenes), -1)).transpose(1, 2)  # (N, 16, R, H, W)
-                file.write(torch.cat([seen, *clips], dim=2).to("cpu", torch.float16).numpy().tobytes())
+                file.write(torch.cat([seen, clips], dim=2).to("cpu", torch.float16).numpy().tobytes())
                 file.flush()
 
     def check(self) -> None:
@@ -192,6 +200,11 @@ class VaceBatch:
     context: Tensor  # (B, 96, R + F, H, W)
     captions: list[str]
     subject: Tensor  # how much of each cell it covers, 0 to 1; 0 in the references: (B, R + F, H, W)
+    known: Tensor  # how much of each cell the clip gives, 0 to 1; 0 in the references: (B, R + F, H, W)
+
+
+# One sample: clean latents (16, R + F, H, W), what is given, a caption, and how much of each cell is given (F, H, W).
+Drawn: TypeAlias = tuple[Tensor, VaceContext, str, Tensor]
 
 
 class VaceBatches:
@@ -212,38 +225,42 @@ class VaceBatches:
         numbers = self.dice.choices(range(len(ready)), ready, k=count)
         picks = [(number, self.dice.randrange(ready[number])) for number in numbers]
         draw = self.draw_reference if self.dice.random() < REFERENCE_SHARE else self.draw_other
-        clean, contexts, captions = zip(
+        clean, contexts, captions, known = zip(
             *(draw(self.pools[number], index) for number, index in picks), strict=True
         )
         covered = np.stack([self.subjects[number][index] for number, index in picks])
-        front = clean[0].shape[1] - covered.shape[1]
-        subject = F.pad(torch.from_numpy(covered).float() / 255, (0, 0, 0, 0, front, 0))
-        context = torch.cat([context.tensor for context in contexts])
-        return VaceBatch(torch.stack(clean), context, list(captions), subject)
+        front = (0, 0, 0, 0, clean[0].shape[1] - covered.shape[1], 0)
+        return VaceBatch(
+            torch.stack(clean),
+            torch.cat([context.tensor for context in contexts]),
+            list(captions),
+            F.pad(torch.from_numpy(covered).float() / 255, front),
+            F.pad(torch.stack(known), front),
+        )
 
-    def draw_reference(self, pool: HintPool, index: int) -> tuple[Tensor, VaceContext, str]:
+    def draw_reference(self, pool: HintPool, index: int) -> Drawn:
         """A reference and nothing else; where it shows another attribute, the caption names the true one."""
         scene, seed = pool.latents.videos.scene(index), pool.latents.videos.first_seed + index
         caption, chosen = caption_of(scene, brief=False, dice=self.dice), self.dice.randrange(REFERENCES)
+        caption = "" if self.dice.random() < UNSAID else caption
         if len(MOMENTS) <= chosen < 2 * len(MOMENTS):
             caption, named = caption_naming(scene, another_look(scene, seed, change=True)[1], self.dice)
             chosen = chosen if named else chosen - len(MOMENTS)
         reference = pool.read(index)[0][:, chosen : chosen + 1]
         clean = torch.cat([reference, latent_of(pool, index)], dim=1)
-        return clean, self.context(reference[None]), caption
+        return clean, self.context(reference[None]), caption, torch.zeros(self.grey.shape[2:])
 
-    def draw_other(self, pool: HintPool, index: int) -> tuple[Tensor, VaceContext, str]:
-        """Nothing, a first frame, or the surroundings of a region."""
-        task = self.dice.choices((NOTHING, FIRST, REGION), (2, 3, 3))[0]
-        _, first, inactive, _ = (part[None] for part in pool.read(index))
-        context = self.context(first[:, :, :0])
-        if task == FIRST:
-            context = replace(context, inactive=first)
-        elif task == REGION:
-            # What was there is hidden: shown as the reactive part, it would be the answer itself.
-            context = replace(context, inactive=inactive, mask=mask_channels(pool.region(index)))
+    def draw_other(self, pool: HintPool, index: int) -> Drawn:
+        """Nothing, or what the pool has of this video: its first frame, or the surroundings of a region."""
+        _, clip = (part[None] for part in pool.read(index))
+        context, known = self.context(clip[:, :, :0]), torch.zeros(clip.shape[2:])
+        if self.dice.random() >= NOTHING_SHARE:
+            # What was in a region is hidden: shown as the reactive part, it would be the answer itself.
+            mask = pool.mask(index)
+            context = replace(context, inactive=clip, mask=mask_channels(mask))
+            known = 1 - to_cells(mask[None])[0]
         caption = caption_of(pool.latents.videos.scene(index), brief=False, dice=self.dice)
-        return latent_of(pool, index), context, caption
+        return latent_of(pool, index), context, caption, known
 
     def context(self, references: Tensor) -> VaceContext:
         """References (1, 16, R, H, W) before a video of which nothing is given."""
@@ -294,8 +311,7 @@ def train_vace(
     """
     torch.manual_seed(0)
     check_base(folder / "vace", model)
-    blocks = model.vace_blocks.state_dict()
-    if not any(tensor.any() for name, tensor in blocks.items() if name.endswith("proj_out.weight")):
+    if vace_blocks_are_silent(model):
         start_vace_blocks(model)
     model = model.to(device)
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items() if "vace" not in name}
@@ -303,9 +319,11 @@ def train_vace(
     for parameter in trained.values():
         parameter.requires_grad_(True)
 
+    narrow = narrow_is_faster(device)
+
     def losses_of(clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor) -> Tensor:
         asked = partial(model, vace_context=context)
-        return flow_matching_loss(asked, clean, text, t, visible, weight)  # type: ignore[arg-type]
+        return flow_matching_loss(asked, clean, text, t, visible, weight, motion=MOTION_WEIGHT, narrow=narrow)  # type: ignore[arg-type]
 
     # With a reference there is a frame more: two shapes, and a graph for each.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
@@ -315,9 +333,13 @@ def train_vace(
         # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
         t = shift_time(draw_times(batch), 2.0).to(device)
         text = embed_captions(encoder, drawn.captions)
-        weight = weigh(drawn.subject.to(device), t)
+        shown = (
+            drawn.clean.shape[2] > batches.grey.shape[2]
+        )  # by a reference: then no noise hides the subject
+        weight = weigh(drawn.subject.to(device), t.clamp(max=SUBJECT_CLEAR) if shown else t)
+        weight = weight + KNOWN_WEIGHT * drawn.known.to(device)
         losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight)
-        task = "reference" if drawn.clean.shape[2] > batches.grey.shape[2] else "others"
+        task = "reference" if shown else "others"
         figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}
         return losses.mean(), figures
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..vae import Vae, VaeShape, channels_last, decode_full_length, encode_full_length, new_autoencoder
 from .data import to_pixels, training_videos
 from .latents import LatentPool
-from .loop import Budget, train
+from .loop import Budget, narrow_is_faster, train
 
 SHAPE = VaeShape(base_dim=16, res_blocks=1)
 KL_WEIGHT = 1e-4  # enough to keep the latents near a unit Gaussian, too little to blur
@@ -129,13 +129,14 @@ def train_decoder(
 ) -> AutoencoderKLWan:
     """Train the decoder of a finished VAE for `minutes` more; the encoder, and so every latent, stays as it is."""
     model, dice = vae.model, random.Random()
+    narrow = narrow_is_faster(model.device.type)
     trained = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
 
     def decoder_loss(latent: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         latent = latent + 0.05 * torch.randn_like(latent)  # what the transformer paints is never exact either
-        with torch.autocast(video.device.type, torch.bfloat16):
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=narrow):
             output = decode_full_length(model, latent * vae.std + vae.mean).float()
         return reconstruction_loss(output, video), (output - video).square().mean()
 
@@ -175,7 +176,7 @@ def _stage(
         videos = many[dice.integers(len(many))]
         video = draw_crops(videos, batch=batch, frames=frames, side=side, dice=dice)
         video = video.to(model.device).contiguous(memory_format=torch.channels_last_3d)
-        loss, squared, kl = loss_function(model, video)
+        loss, squared, kl = loss_function(model, video, narrow=narrow_is_faster(model.device.type))
         return loss, {"psnr": 10 * np.log10(4 / squared.item()), "kl": kl.item()}
 
     average = train(

@@ -24,6 +24,7 @@ from wan_tutorial.sampling.solvers import SOLVERS, Step, VelocityOf
 
 # Beyond them neighbouring levels become one number in float32. ComfyUI's node ends at 100 as well.
 SMALLEST_SHIFT, LARGEST_SHIFT = 0.01, 100.0
+LARGEST_GUIDANCE = 100.0  # where ComfyUI's node ends
 
 Model = Callable[
     [Tensor, Tensor, Tensor], Tensor
@@ -51,9 +52,10 @@ class SamplingSettings:
         _check_name("scheduler", self.scheduler, SCHEDULERS)
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise WanError(f"The steps must be a whole number, 1 or more, not {self.steps!r}: try 20.")
-        if not _is_number(self.guidance) or self.guidance < 0:
+        if not _is_number(self.guidance) or not 0 <= self.guidance <= LARGEST_GUIDANCE:
             raise WanError(
-                f"The guidance must be a number, 0 or more, not {self.guidance!r}: try 6, or 1 for none."
+                f"The guidance must be a number from 0 to {LARGEST_GUIDANCE:g}, not {self.guidance!r}: try 6, or 1 for "
+                "none."
             )
         if not _is_number(self.shift) or not SMALLEST_SHIFT <= self.shift <= LARGEST_SHIFT:
             raise WanError(
@@ -185,11 +187,13 @@ def guided_velocity(
 
 
 def _check_name(kind: str, name: str, known: dict) -> None:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise WanError(f"There is no {kind} called {name!r}.{hint} Known: {', '.join(known)}.")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)  # of any length: no float could hold some

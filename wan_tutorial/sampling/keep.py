@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from wan_tutorial.errors import WanError
-from wan_tutorial.files import read_tensors, write_safetensors
+from wan_tutorial.errors import WanError, check_path
+from wan_tutorial.files import read_tensors, replacing, write_safetensors
 from wan_tutorial.sampling.solvers import VelocityOf
 
 ABOUT = "run.json"
@@ -25,16 +25,20 @@ class KeptRun:
     """A folder for one run. `settings` tells runs apart: all that the result depends on, as JSON can hold it."""
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = check_path(folder, "folder of a kept run", example="outputs/run")
         about, text = self.folder / ABOUT, json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)
-        if about.exists() and about.read_text(encoding="utf-8") != text:
+        if about.exists() and not (
+            about.is_file() and about.read_text(encoding="utf-8", errors="replace") == text
+        ):
             raise WanError(
                 f"{self.folder} keeps another run, one with other settings (see {ABOUT} in it): name another folder, or "
                 "delete this one."
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            about.write_text(text, encoding="utf-8")
+            if not about.exists():
+                with replacing(about) as partial:  # half of it would make this another run
+                    partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise WanError(
                 f"{self.folder} cannot be written ({error.strerror}): name another folder."
@@ -47,7 +51,8 @@ class KeptRun:
 
     def clear(self) -> None:
         """Forget the run; called when its video is made."""
-        for path in (*self.answers, self.folder / ABOUT):
+        halves = self.folder.glob(".*.partial")  # of a process that was killed while it wrote
+        for path in (*self.answers, *halves, self.folder / ABOUT):
             path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()

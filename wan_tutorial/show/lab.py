@@ -13,6 +13,7 @@ import queue
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -139,6 +140,8 @@ class Desk:
             self.stopping.clear()
             try:
                 work()
+            except Exception:  # noqa: BLE001 - a fault is shown, and the next piece is done all the same
+                traceback.print_exc()
             finally:
                 self.waiting.task_done()
 
@@ -394,7 +397,7 @@ class Lab:
             self._offer("reference", pictures, settings.reference)
             for name in ("prompt", "negative", "seed", "steps", "guidance", "shift", "sampler", "scheduler", "denoise",
                          "fit", "vace_strength"):  # fmt: skip
-                self.parts[name].value = getattr(settings, name)
+                _put(self.parts[name], getattr(settings, name))
             self.loras = []
             for path, strength in settings.loras:
                 self.add_lora(path, strength)
@@ -456,9 +459,9 @@ class Lab:
         chosen = self.parts["reference"].value
         self.parts["fit"].disabled = self.parts["vace_strength"].disabled = not chosen
         self.parts["thumb"].layout.display = None if chosen else "none"
-        if chosen:
-            self.parts["thumb"].value = runs.thumbnail(chosen)
         self._plan()
+        if chosen:
+            self._safely(lambda: setattr(self.parts["thumb"], "value", runs.thumbnail(chosen)))
 
     def _plan(self) -> None:
         """What these settings will take here, and why they cannot be run, if they cannot."""
@@ -485,9 +488,10 @@ class Lab:
             "on": ipywidgets.Checkbox(value=True, indent=False, description="on", layout={"width": "52px"}),
             "file": ipywidgets.Dropdown(options=[(Path(one).stem, one) for one in files], value=path or files[0],
                                         description="LoRA"),
-            "strength": ipywidgets.BoundedFloatText(value=strength, min=-2, max=2, step=0.1, description="Strength"),
+            "strength": ipywidgets.BoundedFloatText(value=0, min=-2, max=2, step=0.1, description="Strength"),
             "remove": ipywidgets.Button(description="Remove", tooltip="Take this LoRA off", layout={"width": "auto"}),
         }  # fmt: skip
+        _put(row["strength"], strength)
         for name, flex in (("file", "2 1 0"), ("strength", "1 1 0")):
             row[name].add_class("wan-field")
             row[name].layout.flex, row[name].layout.width = flex, "auto"
@@ -579,7 +583,7 @@ class Lab:
         self.parts["bar"].value = float(whole and words != "Ready")
         self._say(words and f"{words}.") if not problem else self._complain(problem)
         if self.film is None:
-            self._look()
+            self._safely(self._look)  # what is to be seen may be gone from the disk
 
     def _say(self, words: str) -> None:
         self.parts["status"].value = f"<div role='status' aria-live='polite'>{escape(words)}</div>"
@@ -846,12 +850,19 @@ class Lab:
                 )
                 self.now = f"{len(made)} of {len(cells)} videos"
                 self._say(self.status_words)
-                self.within = f"Video {len(made) + 1} of {len(cells)}. "
+                self.within = f"Video {len(made) + 1} of {len(cells)}. " if len(made) < len(cells) else ""
         finally:
             self.within = ""
         self.grid_records = [made[key][0] for key in keys]
         self._refresh(self.grid_records[-1])
         return f"{len(cells)} videos"
+
+
+def _put(control: Any, value: Any) -> None:
+    """Set a control; its range grows where the value lies outside, or the control would change it in silence."""
+    if hasattr(control, "max"):
+        control.min, control.max = min(control.min, value), max(control.max, value)
+    control.value = value
 
 
 def _read(kind: type, name: str, word: str) -> Any:

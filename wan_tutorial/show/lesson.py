@@ -93,14 +93,27 @@ def show_costs(measured: Sequence[StageUse], pipe: Any, *, card: str = "T4") -> 
 def read_evaluation(pipe: Any) -> dict[str, Any]:
     """The figures that ship with the scale model (evaluation.json), if they were measured on the files that `pipe` reads.
 
-    They carry the hashes of those files; of any other model nothing is said: {}.
+    They carry the hashes of those files; of any other model nothing is said: {}. A group that names more files, such as
+    the LoRAs, is left out where one of those that ship has changed since.
     """
     report = json.loads((bundled_folder() / "evaluation.json").read_text())
     if not pipe.entry.light:
         return {}
-    hashes = {role: hashlib.sha256(file.read_bytes()).hexdigest() for role, file in pipe.files.items()}
-    same = all(report["files"][role]["sha256"] == found for role, found in hashes.items())
-    return report["figures"] if same else {}
+    if any(report["files"][role]["sha256"] != _sha256(file) for role, file in pipe.files.items()):
+        return {}
+    return {
+        name: rows for name, rows in report["figures"].items() if _files_are_the_same(rows.get("files", {}))
+    }
+
+
+def _files_are_the_same(hashes: Mapping[str, str]) -> bool:
+    """Whether files {name: SHA-256} are still what they were, as far as they ship with the scale model."""
+    here = {name: bundled_folder() / name for name in hashes}
+    return all(_sha256(path) == hashes[name] for name, path in here.items() if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def say_share(row: Mapping[str, Any]) -> str:

@@ -180,4 +180,4 @@ def explore_loras(
             np.asarray(paint(chosen)), said, fps=fps
         ), f"Film strip with LoRAs at these strengths: {said}"
 
-    return Panel(controls, draw).show()
+    return Panel(controls, draw, meanwhile="Painting anew: the picture below is still the one before.").show()

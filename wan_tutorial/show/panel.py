@@ -25,11 +25,13 @@ QUALITY = 84
 @dataclass
 class Panel:
     """Controls above a picture. `draw(**values)` gives the picture (height, width, 3), uint8, for what the controls say,
-    in a moment, and the words for those who do not see it."""
+    and the words for those who do not see it. `meanwhile` is said above the picture where that takes longer than a moment.
+    """
 
     controls: Mapping[str, Widget]
     draw: Callable[..., tuple[np.ndarray, str]]
     parts: dict[str, Any] = field(default_factory=dict)
+    meanwhile: str = ""
 
     def picture(self) -> tuple[bytes, str]:
         """What the controls ask for now, as JPEG, and its words."""
@@ -45,11 +47,14 @@ class Panel:
         self.parts = {"image": image, "label": said}
 
         def redraw(_change: dict[str, Any]) -> None:
+            said.value, after = self.meanwhile, ""
             try:
                 drawn, words = self.picture()
-                image.value, said.value = picture_html(drawn, alt=words), ""
+                image.value = picture_html(drawn, alt=words)
             except WanError as error:
-                said.value = str(error)
+                after = str(error)
+            finally:
+                said.value = after
 
         for control in self.controls.values():
             control.observe(redraw, names="value")

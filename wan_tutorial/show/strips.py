@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
-from wan_tutorial.show.video import Frames, strip_frames, to_frames
+from wan_tutorial.show.video import Frames, check_fps, strip_frames, to_frames
 
 
 @style.styled
@@ -23,6 +23,7 @@ def plot_strips(videos: Mapping[str, Frames], *, fps: float, columns: int = 7, a
     """
     if not videos:
         raise WanError("There is no video to show: give at least one, {title: video}.")
+    check_fps(fps)
     rows = {name: to_frames(video) for name, video in videos.items()}
     count = max(len(frames) for frames in rows.values())
     chosen = strip_frames(count, columns)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +27,33 @@ if TYPE_CHECKING:
 Frames: TypeAlias = "Tensor | np.ndarray"
 
 PAPER, INK, FAINT = (255, 255, 255), (38, 38, 38), (176, 176, 176)
+SLOWEST, FASTEST = 0.01, 1000.0  # frames a second: what ComfyUI's Save nodes take
+LOUDEST = 16.0  # a quick look through a latent may leave [-1, 1] by a little; beyond this it is another unit
 
 
 def to_uint8(video: Frames) -> np.ndarray:
-    """Pixels in [-1, 1] to whole numbers from 0 to 255; uint8 passes as it is. Any shape."""
-    pixels = np.asarray(video.cpu() if hasattr(video, "cpu") else video)
+    """Pixels in [-1, 1] to whole numbers from 0 to 255; uint8 passes as it is. Any shape.
+
+    WanError for what is no pixels: other things than numbers, numbers that are not finite, floats up to 255.
+    """
+    if hasattr(video, "detach"):
+        plain = video.detach().cpu()
+        video = plain.float() if plain.is_floating_point() else plain  # numpy has no bfloat16
+    pixels = np.asarray(video)
     if pixels.dtype == np.uint8:
         return pixels
-    return np.round((np.clip(pixels.astype(np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
+    if pixels.dtype.kind not in "fiub":
+        raise WanError(
+            f"Pixels are numbers, not {type(video).__name__}: pass `result.video`, or what `decode` returns."
+        )
+    pixels = pixels.astype(np.float32)
+    reach = float(np.abs(pixels).max(initial=0.0))
+    if not reach <= LOUDEST:  # not a number is not below it either
+        raise WanError(
+            f"Pixels are floats from -1 to 1, or uint8, and these reach {reach:g}: if they go from 0 to 255, try "
+            "pixels / 127.5 - 1."
+        )
+    return np.round((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def to_frames(video: Frames) -> np.ndarray:
@@ -58,9 +78,23 @@ def enlarge(frames: np.ndarray, times: int) -> np.ndarray:
 
 def check_times(times: int) -> int:
     """The number of times to enlarge by, if it is one."""
-    if times < 1:
-        raise WanError(f"A video is enlarged 1 time or more, not {times}: try 4.")
+    if not _is_count(times):
+        raise WanError(f"A video is enlarged 1 time or more, not {times!r}: try 4.")
     return times
+
+
+def check_fps(fps: float) -> float:
+    """Frames a second, if a video can have so many."""
+    number = isinstance(fps, int | float) and not isinstance(fps, bool) and math.isfinite(fps)
+    if not number or not SLOWEST <= fps <= FASTEST:
+        raise WanError(
+            f"A video has {SLOWEST:g} to {FASTEST:g} frames a second, not {fps!r}: try 16, Wan's own fps."
+        )
+    return fps
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 # -------------------------------------------------------------------------------------------------------- files
@@ -68,7 +102,7 @@ def check_times(times: int) -> int:
 
 def check_writable(path: str | Path) -> Path:
     """Make sure a file can be written at `path` before hours are spent on its contents; makes its folder."""
-    path = Path(path).expanduser()
+    path = check_path(path, "output", example="outputs/video.mp4")
     if path.is_dir():
         raise WanError(f"The output must be a file, but {path} is a folder: try {path / 'video.mp4'}.")
     try:
@@ -86,7 +120,7 @@ def check_writable(path: str | Path) -> Path:
 
 def check_video_path(path: str | Path) -> Path:
     """`check_writable` for a video, which must be an mp4."""
-    path = Path(path)
+    path = check_path(path, "output", example="outputs/video.mp4")
     if path.suffix.lower() != ".mp4" and not path.is_dir():
         raise WanError(
             f"A video is written as an .mp4 file, not {path.name!r}: try {path.stem or 'video'}.mp4."
@@ -111,6 +145,7 @@ def write_video(video: Frames, path: str | Path, *, fps: float, times: int = 1) 
     import imageio_ffmpeg
     import mediapy
 
+    check_fps(fps)
     path = check_video_path(path)
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     frames = enlarge(to_frames(video), times)
@@ -124,12 +159,16 @@ def write_video(video: Frames, path: str | Path, *, fps: float, times: int = 1) 
     return path
 
 
-def write_picture(picture: np.ndarray, path: str | Path) -> Path:
-    """Write a uint8 picture (height, width, 3), as PNG or whatever the path's ending says."""
-    path = check_writable(path)
+def write_picture(picture: Tensor | np.ndarray, path: str | Path) -> Path:
+    """Write a picture (height, width, 3), uint8 or floats in [-1, 1], as PNG or whatever the path's ending says."""
+    path, pixels = check_writable(path), to_uint8(picture)
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or 0 in pixels.shape:
+        raise WanError(
+            f"A picture has the shape (height, width, 3), not {pixels.shape}: try one frame, video[0]."
+        )
     with _complete_or_nothing(path) as partial:
         try:
-            Image.fromarray(picture).save(partial)
+            Image.fromarray(pixels).save(partial)
         except (OSError, ValueError) as error:  # a full disk, an ending that Pillow does not know
             raise WanError(
                 f"{path} could not be written as a picture: try {path.with_suffix('.png')}."
@@ -141,7 +180,7 @@ def read_video(path: str | Path, *, most: int | None = None) -> np.ndarray:
     """Read a video file's frames, all or the first so many: (frames, height, width, 3), uint8."""
     import imageio_ffmpeg  # not mediapy: its reader asks for an option that newer ffmpegs have dropped
 
-    path = Path(path).expanduser()
+    path = check_path(path, "video", example="outputs/video.mp4")
     if not path.is_file():
         raise WanError(f"There is no video at {path}: check the path.")
     try:
@@ -168,6 +207,7 @@ def show_video(video: Frames, *, fps: float, times: int = 1, title: str | None =
     import mediapy
     from IPython.display import display
 
+    check_fps(fps)
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     frames = to_frames(video)
     large = enlarge(frames, times)
@@ -180,6 +220,7 @@ def show_video(video: Frames, *, fps: float, times: int = 1, title: str | None =
 
 def moving_picture(video: Frames, *, fps: float, longest: int = 192) -> bytes:
     """A video as an animated PNG that plays for ever wherever a picture is shown; larger ones are made smaller."""
+    check_fps(fps)
     frames = to_frames(video)
     scale = min(1.0, longest / max(frames.shape[1:3]))
     size = (round(frames.shape[2] * scale), round(frames.shape[1] * scale))
@@ -194,8 +235,8 @@ def moving_picture(video: Frames, *, fps: float, longest: int = 192) -> bytes:
 
 def strip_frames(frames: int, columns: int) -> list[int]:
     """Which frames a strip shows: the first, the last, and evenly between; all, if there are no more than columns."""
-    if columns < 1:
-        raise WanError(f"A film strip has 1 column or more, not {columns}: try 7.")
+    if not _is_count(columns):
+        raise WanError(f"A film strip has 1 column or more, not {columns!r}: try 7.")
     return sorted({int(i) for i in np.linspace(0, frames - 1, min(columns, frames)).round()})
 
 
@@ -203,6 +244,9 @@ def film_strip(
     video: Frames, columns: int = 7, *, fps: float, frame_height: int = 192, title: str | None = None
 ) -> np.ndarray:
     """Moments of a video from left to right over a time axis, as one picture (height, width, 3), uint8."""
+    check_fps(fps)
+    if not _is_count(frame_height):
+        raise WanError(f"The frames of a strip are 1 pixel high or more, not {frame_height!r}: try 192.")
     frames = to_frames(video)
     chosen = strip_frames(len(frames), columns)
     height, width = frame_height, round(frame_height * frames.shape[2] / frames.shape[1])

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
-from wan_tutorial.show.video import strip_frames, to_frames
+from wan_tutorial.show.video import check_fps, strip_frames, to_frames
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
@@ -151,6 +151,7 @@ def explore_walk(
 
 def draw_strip(video: Tensor | np.ndarray, title: str, *, fps: float, columns: int = 7) -> np.ndarray:
     """A film strip WIDTH wide under its title, with the seconds below it: (height, WIDTH, 3), uint8."""
+    check_fps(fps)
     frames = to_frames(video)
     chosen, gap, above = strip_frames(len(frames), columns), 4, 24
     width = (WIDTH + gap) // len(chosen) - gap

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
 from wan_tutorial.workflow.graph import BYPASSED, MUTED, RUNS, Link, Node, Workflow, is_lora_row
 from wan_tutorial.workflow.nodes import NOTES, PAGE_ONLY, POWER_LORA, PRIMITIVE, node_types
 
@@ -23,7 +23,7 @@ _HEADER = {"type": "PowerLoraLoaderHeaderWidget"}
 
 def read_workflow(path: str | Path) -> Workflow:
     """Read a workflow file, in either format."""
-    path = Path(path).expanduser()
+    path = check_path(path, "workflow", example="workflow.json")
     if not path.is_file():
         raise WanError(f"There is no workflow at {path}: save one in ComfyUI with Workflow > Export.")
     if path.stat().st_size > LARGEST_FILE:

@@ -71,12 +71,23 @@ class Node:
     @property
     def loras(self) -> list[tuple[str, float]]:
         """The LoRAs that this node puts on a model, with their strengths; those switched off or at 0 left out."""
+        return [(name, strength) for name, strength, _ in self._lora_rows() if strength]
+
+    @property
+    def clip_loras(self) -> list[tuple[str, float]]:
+        """The same for the text encoder, with their clip strengths."""
+        return [(name, strength) for name, _, strength in self._lora_rows() if strength]
+
+    def _lora_rows(self) -> list[tuple[str, float, float]]:
+        """Name, strength on the model and on the text encoder, which rgthree's node keeps equal where it shows one."""
         if self.type == POWER_LORA:
-            rows = [value for value in self.values.values() if is_lora_row(value) and value.get("on")]
-            pairs = [(row["lora"], row["strength"]) for row in rows]
+            on = [value for value in self.values.values() if is_lora_row(value) and value.get("on")]
+            two = [row["strength"] if row.get("strengthTwo") is None else row["strengthTwo"] for row in on]
+            rows = [(row["lora"], row["strength"], clip) for row, clip in zip(on, two, strict=True)]
         else:
-            pairs = [(self.values.get("lora_name", ""), self.values.get("strength_model", 1.0))]
-        return [(name, strength) for name, strength in pairs if strength and name not in (None, "None")]
+            clip = self.values.get("strength_clip", 1.0) if self.type == "LoraLoader" else 0.0
+            rows = [(self.values.get("lora_name", ""), self.values.get("strength_model", 1.0), clip)]
+        return [row for row in rows if row[0] not in (None, "None")]
 
     def __str__(self) -> str:
         shown = self.title if len(self.title) <= SHOWN_TITLE else f"{self.title[:SHOWN_TITLE]}..."
@@ -216,7 +227,7 @@ class Workflow:
                 words = wrong_value(widget, self.value(node, widget.name))
                 if words:
                     yield Finding(True, node.id, f"The setting {widget.name!r} of {node} {words}.")
-        for name, strength in node.loras if node.type == POWER_LORA else ():
+        for name, strength in dict.fromkeys(node.loras + node.clip_loras) if node.type == POWER_LORA else ():
             for words in filter(
                 None, (wrong_name(name), wrong_value(Widget("", "FLOAT", 0, -100, 100), strength))
             ):

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
 from wan_tutorial.machine.weights import bundled_folder, find_model
-from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load
+from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load, progress_bar
 from wan_tutorial.reference import VaceContext, check_strength, read_given, read_picture
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.show.video import to_frames, write_video
@@ -46,6 +45,14 @@ class ModelValue:
 
     file: str
     shift: float | None = None
+    loras: tuple[tuple[Path, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class ClipValue:
+    """What a CLIP link carries: the text encoder's file, and what nodes on the way have put on it."""
+
+    file: str
     loras: tuple[tuple[Path, float], ...] = ()
 
 
@@ -100,7 +107,7 @@ class Output:
     def words(self) -> str:
         """Kind, shape and range, or the value itself."""
         if self.tensor is None or self.shape is None:
-            return f"{self.kind} {self.value.file if isinstance(self.value, ModelValue) else self.value}"
+            return f"{self.kind} {getattr(self.value, 'file', self.value)}"
         low, high = self.tensor.min().item(), self.tensor.max().item()
         return f"{self.kind} {'x'.join(map(str, self.shape))}, {low:.2f} to {high:.2f}"
 
@@ -170,8 +177,12 @@ class _Runner:
         self, workflow: Workflow, pipe: Pipeline | None, model: str, folder: Any, save_to: Any, progress: bool
     ) -> None:
         self.workflow, self.progress = workflow, progress
-        self.folder = None if folder is None else Path(folder).expanduser()
-        self.save_to = None if save_to is None else Path(save_to).expanduser()
+        self.folder = None if folder is None else check_path(folder, "folder of models", example="models")
+        self.save_to = None if save_to is None else check_path(save_to, "save_to", example="outputs")
+        if self.save_to and self.save_to.is_file():
+            raise WanError(
+                f"Save nodes write into a folder, and {self.save_to} is a file: try {self.save_to.parent}."
+            )
         self.entry = pipe.entry if pipe else find_model(model)
         self.given: dict[tuple[str, int], Any] = {}
         self.words: list[str] = []
@@ -253,7 +264,8 @@ class _Runner:
         if role in self.stand_ins:
             self.words.append(f"{self.stand_ins[role]}.")
         name = self.pipe.files[role].name
-        return (ModelValue(name),) if role == "transformer" else (name,)
+        kinds: dict[str, Any] = {"transformer": ModelValue, "text_encoder": ClipValue}
+        return (kinds.get(role, str)(name),)
 
     def _load_image(self, node: Node) -> tuple[Any, ...]:
         from PIL import Image, ImageOps
@@ -270,25 +282,43 @@ class _Runner:
         return picture, 1 - torch.from_numpy(alpha)[None] / 255  # ComfyUI's mask: where it is transparent
 
     def _add_loras(self, node: Node) -> tuple[Any, ...]:
-        model, files = self._take(node, "model"), []
-        for name, strength in node.loras:
-            path = self._inside(name, ("loras",))
-            if path is None and self.entry.light:
-                path = self._inside(name.replace("14B", "mini"), ())
-                self.words += [f"{path.name} stands in for {name}."] if path else []
-            if path is None:
-                raise WanError(f"{node} asks for the LoRA {name!r}, which is not there: switch it off, or give "
-                               "folder=, where your models are.")  # fmt: skip
-            files.append((path, float(strength)))
-        changed = replace(model, loras=(*model.loras, *files))
-        return (changed, self._take(node, "clip"))[: len(node.known.gives) if node.known else 0]
+        model, clip = self._take(node, "model"), self._take(node, "clip")
+        files = {name: self._lora_file(node, name) for name, _ in node.loras + node.clip_loras}
+        on_model = [(files[name], float(strength)) for name, strength in node.loras]
+        on_clip = [(files[name], float(strength)) for name, strength in node.clip_loras if clip is not None]
+        for path, fit in zip(
+            files.values(), self.pipe.fit_loras([(path, 1.0) for path in files.values()]), strict=True
+        ):
+            self.words += [fit.notice] if fit.unused else []
+            if fit.elsewhere:
+                at = [f"at strength {strength:g}" for one, strength in on_clip if one == path]
+                how = (
+                    f"applied {' and '.join(at)}"
+                    if at
+                    else "not applied, as this node gives them no strength"
+                )
+                self.words.append(f"{fit.lora}: {len(fit.elsewhere)} keys are for the text encoder, {how}.")
+        clip = None if clip is None else replace(clip, loras=(*clip.loras, *on_clip))
+        changed = replace(model, loras=(*model.loras, *on_model))
+        return (changed, clip)[: len(node.known.gives) if node.known else 0]
+
+    def _lora_file(self, node: Node, name: str) -> Path:
+        """A LoRA's file, or on a light model that of its counterpart."""
+        path = self._inside(name, ("loras",))
+        if path is None and self.entry.light:
+            path = self._inside(name.replace("14B", "mini"), ())
+            self.words += [f"{path.name} stands in for {name}."] if path else []
+        if path is None:
+            raise WanError(f"{node} asks for the LoRA {name!r}, which is not there: switch it off, or give "
+                           "folder=, where your models are.")  # fmt: skip
+        return path
 
     def _shift_model(self, node: Node) -> tuple[Any, ...]:
         return (replace(self._take(node, "model"), shift=float(self._take(node, "shift"))),)
 
     def _encode_prompt(self, node: Node) -> tuple[Any, ...]:
         text = self._take(node, "text")
-        encoded = self.pipe.text_encoder.encode(text, self.entry.text_length)
+        encoded = self.pipe.encode_prompt(text, loras=self._take(node, "clip").loras)
         return (PromptValue(text, encoded.embedding, len(encoded.embedding.abs().sum(dim=1).nonzero())),)
 
     def _empty_latent(self, node: Node) -> tuple[Any, ...]:
@@ -347,9 +377,10 @@ class _Runner:
         text = TextEmbeddings(positive.embedding, negative.embedding)
         context = positive.context and positive.context.tensor
         given = {"vace_context": context, "vace_strength": positive.strength, "loras": model.loras}
-        bar = {"total": settings["steps"], "desc": "steps", "disable": not self.progress}
-        for step in tqdm(self.pipe.denoise(noise, text, start=begin, **given, **settings), **bar):
-            latent = step.latent
+        with progress_bar("steps", settings["steps"], show=self.progress) as bar:
+            for step in self.pipe.denoise(noise, text, start=begin, **given, **settings):
+                latent = step.latent
+                bar.update()
         self.pipe.free("transformer")
         return (LatentValue(latent.cpu(), start.size),)
 
