@@ -18,7 +18,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 PROMPT := A sword embedded in a pile of burning wood, the fire moving naturally, glowing embers and smoke rising \
 	in a dark background, volumetric lighting, detailed textures
 NEGATIVE := bad quality, blurry, messy, chaotic
-SEED := 6
+SEED := 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -37,7 +37,7 @@ assets: $(READY)
 	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" --seed $(SEED) \
 		--output assets/bonfire_vid.mp4 --strip --enlarge 4
 	@$(BIN)/python -m wan_tutorial.mini.world --bonfire assets/bonfire.png
-	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" --seed $(SEED) --steps 4 --guidance 1 \
+	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" --seed 4 --steps 4 --guidance 1 \
 		--lora assets/mini/Wan21_CausVid_mini_T2V_lora_rank32.safetensors:1 --reference assets/bonfire.png \
 		--output assets/bonfire_lora.mp4 --strip --enlarge 4
 	@for graph in t2v_workflow t2v_workflow_lora; do \
