@@ -18,7 +18,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 PROMPT := A sword embedded in a pile of burning wood, the fire moving naturally, glowing embers and smoke rising \
 	in a dark background, volumetric lighting, detailed textures
 NEGATIVE := bad quality, blurry, messy, chaotic
-SEED := 3
+SEED := 6
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1

@@ -53,7 +53,7 @@ PROMPT = (
     "in a dark background, volumetric lighting, detailed textures"
 )
 NEGATIVE = "bad quality, blurry, messy, chaotic"
-SEED = 3
+SEED = 6
 
 # %%
 pipe = wan.load(MODEL)

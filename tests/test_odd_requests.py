@@ -74,9 +74,13 @@ def test_a_number_in_place_of_a_file_is_said_before_any_work(pipe, monkeypatch):
             "is named by a path, not ''",
         ),  # it would be this very folder, which is removed at the end
         ({"guidance": 10**400}, "a number from 0 to 100"),
+        ({"fit": ["pad"]}, r"by 'pad' \(on white\) or 'crop' \(cut\), not by \['pad'\]"),
     ):
         says(words, pipe.generate, "a sword", **SETTINGS | options, progress=False)
     says("The LoRA is named by a path, not None", pipe.encode_text, "a sword", loras=[(None, 1.0)])
+    says(r"There is no model called \[\]", load, [])
+    for bytes_ in ("x", -1, True, 1e9):
+        says("a whole number of bytes, 0 or more, not", load, "mini", device="cpu", widen_budget_bytes=bytes_)
     for role in ("transformer", "text_encoder", "vae", "folder"):
         says(f"The {role.replace('_', ' ')} is named by a path, not 5", load, "mini", **{role: 5})
 

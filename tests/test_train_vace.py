@@ -128,7 +128,8 @@ def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
         inactive, reactive, mask = batch.context.split([16, 16, 64], dim=1)
         grey = batches.grey.expand(4, -1, -1, -1, -1)
         if extra:
-            assert not batch.known.any() and batch.known.shape == batch.subject.shape
+            assert not batch.known.any()
+            assert batch.known.shape == batch.subject.shape == batch.place.shape
             assert torch.equal(inactive[:, :, :1], batch.clean[:, :, :1]), (
                 "a reference is part of what is clean"
             )

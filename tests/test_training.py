@@ -272,11 +272,35 @@ def test_batches_are_now_and_then_cut_to_the_shorter_size(tmp_path, monkeypatch)
     pool = LatentPool(VideoPool(tmp_path, 4, frames=13, height=32, width=32))
     shape = (4, *pool.shape)
     pool.path.write_bytes(np.arange(np.prod(shape), dtype=np.float16).tobytes())
-    batches = train_transformer.Batches([pool], LatentPool(VideoPool(tmp_path, 1, split="brief")))
+    brief = LatentPool(VideoPool(tmp_path, 1, height=32, width=32, split="brief"))
+    batches = train_transformer.Batches([pool], brief)
     for share, frames in ((0.0, 4), (1.0, train_transformer.SHORTER)):
         monkeypatch.setattr(train_transformer, "SHORTER_SHARE", share)
         batch = batches.draw(3)
-        assert batch.clean.shape == (3, 16, frames, 4, 4) and batch.subject.shape == (3, frames, 4, 4)
+        assert batch.clean.shape == (3, 16, frames, 4, 4)
+        assert batch.subject.shape == batch.place.shape == (3, frames, 4, 4)
+        for caption, place in zip(batch.captions, batch.place, strict=True):
+            assert caption or not place.any()
+
+
+def test_while_noise_hides_a_subject_only_its_usual_place_counts():
+    subject, place = torch.rand(3, 2, 4, 4), torch.rand(3, 2, 4, 4)
+    hidden, clear = (train_transformer.weigh(subject, place, torch.full((3,), t)) for t in (0.95, 0.5))
+    assert torch.equal(hidden, 1 + train_transformer.PLACE_WEIGHT * place)
+    assert torch.equal(clear, 1 + train_transformer.SUBJECT_WEIGHT * subject)
+
+
+def test_the_usual_place_is_the_mean_over_scenes_of_the_same_words(tmp_path):
+    pools = [VideoPool(tmp_path, 12, frames=5, height=32, width=32, first_seed=seed) for seed in (0, 100)]
+    covered = [pool.subjects() for pool in pools]
+    places = train_transformer.mean_places(list(zip(pools, covered, strict=True)))
+    scenes = [
+        (pool.scene(i), cells[i]) for pool, cells in zip(pools, covered, strict=True) for i in range(12)
+    ]
+    for words, place in places.items():
+        same = [cells for scene, cells in scenes if (scene.subject, scene.relation) == words]
+        np.testing.assert_allclose(place.numpy(), np.mean(same, axis=0) / 255, atol=1e-6)
+    assert not places["campfire", None].any() and len(places) > 4
 
 
 def test_rounding_is_felt_in_the_step_and_gone_after_it():

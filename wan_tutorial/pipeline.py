@@ -44,6 +44,7 @@ from wan_tutorial.reference import (
     Picture,
     Strength,
     VaceContext,
+    check_fit,
     check_strength,
     encode_context,
     read_given,
@@ -420,6 +421,7 @@ class Pipeline:
         sampling.check_start(settings, start)
         pictures = {"reference": reference, "first_frame": first_frame, "mask": mask, "video": video}
         shown = any(picture is not None for picture in pictures.values())
+        check_fit(fit)
         given = read_given(size, **pictures, fit=fit) if shown else None
         check_strength(vace_strength, self._vace_blocks() if given else None)
         worn = self._read_loras(loras)

@@ -102,8 +102,7 @@ def read_given(
     it to the video's proportions, as ComfyUI does. First frames, videos and masks are always cut.
     Raises WanError for what cannot be used.
     """
-    if fit not in FITS:
-        raise WanError(f"A reference is fitted by 'pad' (on white) or 'crop' (cut), not by {fit!r}.")
+    check_fit(fit)
     if first_frame is not None and (video is not None or mask is not None):
         raise WanError(
             "A first frame already says what is kept and what is painted: leave out the video and the mask, "
@@ -258,6 +257,12 @@ def _read_mask(mask: Any, frames: Tensor, size: VideoSize) -> Tensor:
     if tuple(values.shape[1:]) != tuple(frames.shape[1:3]):  # it has the size of the video to paint
         values = F.interpolate(values[None], size=frames.shape[1:3], mode="nearest-exact")[0]
     return values.expand(len(frames), -1, -1)
+
+
+def check_fit(fit: str) -> None:
+    """WanError for a way of fitting that there is not."""
+    if not isinstance(fit, str) or fit not in FITS:
+        raise WanError(f"A reference is fitted by 'pad' (on white) or 'crop' (cut), not by {fit!r}.")
 
 
 def _fit(pixels: Tensor, size: VideoSize, fit: str) -> Tensor:

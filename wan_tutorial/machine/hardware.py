@@ -122,9 +122,10 @@ def place_model(
         "vae_dtype": number if on_gpu and not entry.light else torch.float32,
     }
     if widen_budget_bytes is not None:
-        if widen_budget_bytes < 0:
+        whole = isinstance(widen_budget_bytes, int) and not isinstance(widen_budget_bytes, bool)
+        if not whole or widen_budget_bytes < 0:
             raise WanError(
-                f"The widen budget is a number of bytes, 0 or more, not {widen_budget_bytes}: try 0."
+                f"The widen budget is a whole number of bytes, 0 or more, not {widen_budget_bytes!r}: try 0."
             )
         return Placement(chosen, device_why, number, dtype_why, widen_budget_bytes, "as asked for", **parts)
     if not entry.light:

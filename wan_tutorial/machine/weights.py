@@ -207,7 +207,7 @@ EXTRAS: dict[str, tuple[ModelFile, ...]] = {
 
 def find_model(name: str) -> ModelEntry:
     """The catalogue's entry of this name; WanError names the ones there are."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         close = difflib.get_close_matches(str(name).lower(), MODELS, n=1, cutoff=0.4)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise WanError(f"There is no model called {name!r}.{hint} Known: {', '.join(MODELS)}.")

@@ -95,10 +95,11 @@ def describe(report: Row) -> Iterator[str]:
     for size, row in sizes.items():
         told = ", ".join(f"{NAMES.get(name, name)} {spoken(row[name])}" for name in row if name in WORDS)
         yield f"\n**At {size}**: {told}."
-    if "negative" in figures:
-        rows = {name: row["any"] for name, row in figures["negative"].items() if name.startswith("against")}
-        told = "; ".join(f"{name} {spoken(row)}" for name, row in rows.items())
-        yield f"\n**Videos with a defect** at guidance {figures['negative']['guidance']:g}: {told}."
+    for key, prompts in (("negative", "captions"), ("negative_unprompted", "an empty prompt")):
+        if key in figures:
+            rows = {name: row["any"] for name, row in figures[key].items() if name.startswith("against")}
+            told = "; ".join(f"{name} {spoken(row)}" for name, row in rows.items())
+            yield f"\n**Videos with a defect**, of {prompts} at guidance {figures[key]['guidance']:g}: {told}."
     yield from describe_lora(figures.get("lora", {}))
     yield from describe_reference(figures.get("reference", {}))
     if "files_compared" in figures:
@@ -157,6 +158,12 @@ def describe_reference(figures: Row) -> Iterator[str]:
             f"\n**Which of ten was the reference**, read from the generated frames by what no prompt names; by chance "
             f"{100 * row['chance']:.0f} %: {told}."
         )
+        if "with_lora" in row:  # what evaluate_reference finds with --lora
+            yield f"In 4 steps with the LoRA: reference {spoken(row['with_lora'])}."
+    if "identity_by_guidance" in figures:
+        row = figures["identity_by_guidance"]
+        told = ", ".join(f"at guidance {guidance} {spoken(found)}" for guidance, found in row.items())
+        yield f"The reference {told}."
     if "first_frame" in figures:
         row = figures["first_frame"]
         yield (

@@ -5,8 +5,8 @@ error. One caption in ten is dropped, so that guidance has something to guide aw
 trained here: they start as copies of main blocks that add nothing.
 
 Three things make the few hours of a CPU go further; none moves the answer that is best, only what is practised most.
-Mistakes count by how much of them the decoder shows (`visibility`), more where the subject is than in an evening sky, as
-soon as it can be told where that is (`weigh`), and more where they come and go in time. And towards the end most steps
+Mistakes count by how much of them the decoder shows (`visibility`), more where the subject is than in an evening sky, or
+where it usually is while noise hides it (`weigh`), and more where they come and go in time. And towards the end most steps
 see the weights as Q3_K will round them (`Rounding`).
 """
 
@@ -29,6 +29,7 @@ from ..text import TextEncoder
 from ..transformer import TransformerShape, WanTransformer, new_transformer, start_vace_blocks
 from ..vae import Vae
 from .captions import BRIEF_PROMPT, write_caption
+from .data import VideoPool
 from .latents import LatentPool
 from .loop import Budget, narrow_is_faster, train
 from .world import Scene
@@ -40,6 +41,7 @@ BRIEF_SHARE = 0.12  # of a batch: scenes of the brief's own prompt
 SHORTER, SHORTER_SHARE = 3, 0.08  # latent frames of the second size, 9 frames; of the steps
 SUBJECT_WEIGHT = 4.0  # what a latent cell full of the subject counts beyond the 1 of every other
 SUBJECT_KNOWN, SUBJECT_CLEAR = 0.85, 0.6  # at earlier times none of it counts, at later ones all
+PLACE_WEIGHT = 8.0  # at those earlier times: what a cell counts that such a subject always covers
 MOTION_WEIGHT = 0.5
 NOISY_SHARE = 0.4  # of a batch: times near pure noise, where sampling decides what stands where
 ROUNDED_FROM, ROUNDED_SHARE = 0.6, 0.6  # of the minutes; of the steps after that
@@ -64,14 +66,16 @@ def caption_of(scene: Scene, *, brief: bool, dice: random.Random) -> str:
     return write_caption(scene, dice.randrange(10**9))
 
 
-def weigh(subject: Tensor, t: Tensor) -> Tensor:
-    """What each latent cell counts at times t (B,), by how much of it the subject covers, (B, F, H, W).
+def weigh(subject: Tensor, place: Tensor, t: Tensor) -> Tensor:
+    """What each latent cell counts at times t (B,), (B, F, H, W).
 
-    Only once the noise is thin enough to show where the subject is. Before, this would teach the model to paint it at
-    every place it could be: the least weighted error is at the weighted mean.
+    `subject` is how much of each cell the subject covers, `place` how much such a subject covers on average. The
+    first counts only once the noise is thin enough to show where the subject is. Before, this would teach the model
+    to paint it at every place it could be: the least weighted error is at the weighted mean. The second knows no more
+    than the caption does, so it moves no mean, and may count when the noise still hides everything.
     """
-    seen = ((SUBJECT_KNOWN - t) / (SUBJECT_KNOWN - SUBJECT_CLEAR)).clamp(0, 1)
-    return 1 + SUBJECT_WEIGHT * seen.view(-1, 1, 1, 1) * subject
+    seen = ((SUBJECT_KNOWN - t) / (SUBJECT_KNOWN - SUBJECT_CLEAR)).clamp(0, 1).view(-1, 1, 1, 1)
+    return 1 + seen * SUBJECT_WEIGHT * subject + (1 - seen) * PLACE_WEIGHT * place
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Batch:
     clean: Tensor  # (B, 16, F, H, W)
     captions: list[str]
     subject: Tensor  # how much of each cell it covers, 0 to 1: (B, F, H, W)
+    place: Tensor  # the mean of that over all scenes of the same subject and relation; 0 without a caption
 
 
 class Batches:
@@ -89,11 +94,12 @@ class Batches:
     def __init__(self, pools: list[LatentPool], brief: LatentPool):
         self.pools, self.brief, self.dice = pools, brief, random.Random()
         self.subjects = {pool.path: pool.videos.subjects() for pool in (*pools, brief)}
+        self.places = mean_places([(pool.videos, self.subjects[pool.path]) for pool in (*pools, brief)])
 
     def draw(self, count: int) -> Batch:
         """`count` samples; now and then all of them cut to the shorter size, as what is causal can be cut anywhere."""
         frames = SHORTER if self.dice.random() < SHORTER_SHARE else None
-        latents, captions, subjects = [], [], []
+        latents, captions, subjects, places = [], [], [], []
         ready = [pool.ready for pool in self.pools]
         for _ in range(count):
             if self.brief.ready and self.dice.random() < BRIEF_SHARE:
@@ -104,11 +110,29 @@ class Batches:
                 pool = next(p for n, p in zip(np.cumsum(ready), self.pools, strict=True) if index < n)
                 index -= sum(ready[: self.pools.index(pool)])
             latents.append(torch.from_numpy(pool.read()[index][:, :frames].astype(np.float32)))
-            captions.append(caption_of(pool.videos.scene(index), brief=pool is self.brief, dice=self.dice))
+            scene = pool.videos.scene(index)
+            captions.append(caption_of(scene, brief=pool is self.brief, dice=self.dice))
             subjects.append(
                 torch.from_numpy(self.subjects[pool.path][index][:frames].astype(np.float32) / 255)
             )
-        return Batch(torch.stack(latents), captions, torch.stack(subjects))
+            place = self.places[scene.subject, scene.relation][:frames]
+            places.append(place if captions[-1] else torch.zeros_like(place))
+        return Batch(torch.stack(latents), captions, torch.stack(subjects), torch.stack(places))
+
+
+def mean_places(pools: Sequence[tuple[VideoPool, np.ndarray]]) -> dict[tuple[str, str], Tensor]:
+    """How much of each latent cell a subject covers on average, 0 to 1, (F, H, W), by subject and relation.
+
+    `pools`: videos and what their subjects cover, as `VideoPool.subjects` gives it.
+    """
+    found: dict[tuple[str, str], list[Tensor]] = {}
+    for videos, covered in pools:
+        for index, cells in enumerate(covered):
+            scene = videos.scene(index)
+            found.setdefault((scene.subject, scene.relation), []).append(
+                torch.from_numpy(cells.astype(np.float32))
+            )
+    return {words: torch.stack(cells).mean(0) / 255 for words, cells in found.items()}
 
 
 @torch.no_grad()
@@ -224,7 +248,7 @@ def train_transformer(
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         drawn, t = batches.draw(batch), draw_times(batch, noisy=NOISY_SHARE).to(device)
-        weight = weigh(drawn.subject.to(device), t)
+        weight = weigh(drawn.subject.to(device), drawn.place.to(device), t)
         text = embed_captions(encoder, drawn.captions)
         clean = drawn.clean.to(device)
         losses = loss_function(model, clean, text, t, visible, weight, motion=MOTION_WEIGHT, narrow=narrow)

@@ -41,6 +41,7 @@ from .train_transformer import (
     draw_times,
     embed_captions,
     flow_matching_loss,
+    mean_places,
     weigh,
 )
 from .world import CAMERAS, COLOURS, FLAME_SIZES, HELD_OUT, LIGHTS, SETTINGS, Scene, render
@@ -200,6 +201,7 @@ class VaceBatch:
     context: Tensor  # (B, 96, R + F, H, W)
     captions: list[str]
     subject: Tensor  # how much of each cell it covers, 0 to 1; 0 in the references: (B, R + F, H, W)
+    place: Tensor  # the mean of that over scenes of the same subject and relation; 0 without a caption
     known: Tensor  # how much of each cell the clip gives, 0 to 1; 0 in the references: (B, R + F, H, W)
 
 
@@ -219,6 +221,8 @@ class VaceBatches:
         for pool in self.pools:
             pool.check()
         self.subjects = [pool.latents.videos.subjects() for pool in self.pools]
+        videos = [pool.latents.videos for pool in self.pools]
+        self.places = mean_places(list(zip(videos, self.subjects, strict=True)))
 
     def draw(self, count: int) -> VaceBatch:
         ready = [pool.ready for pool in self.pools]
@@ -229,12 +233,17 @@ class VaceBatches:
             *(draw(self.pools[number], index) for number, index in picks), strict=True
         )
         covered = np.stack([self.subjects[number][index] for number, index in picks])
+        places = []
+        for caption, (number, index) in zip(captions, picks, strict=True):
+            scene = self.pools[number].latents.videos.scene(index)
+            places.append(self.places[scene.subject, scene.relation] * bool(caption))
         front = (0, 0, 0, 0, clean[0].shape[1] - covered.shape[1], 0)
         return VaceBatch(
             torch.stack(clean),
             torch.cat([context.tensor for context in contexts]),
             list(captions),
             F.pad(torch.from_numpy(covered).float() / 255, front),
+            F.pad(torch.stack(places), front),
             F.pad(torch.stack(known), front),
         )
 
@@ -336,7 +345,8 @@ def train_vace(
         shown = (
             drawn.clean.shape[2] > batches.grey.shape[2]
         )  # by a reference: then no noise hides the subject
-        weight = weigh(drawn.subject.to(device), t.clamp(max=SUBJECT_CLEAR) if shown else t)
+        known = t.clamp(max=SUBJECT_CLEAR) if shown else t
+        weight = weigh(drawn.subject.to(device), drawn.place.to(device), known)
         weight = weight + KNOWN_WEIGHT * drawn.known.to(device)
         losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight)
         task = "reference" if shown else "others"
