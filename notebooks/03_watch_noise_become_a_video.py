@@ -393,24 +393,20 @@ pairs = zip(*sharpness.values(), strict=True)
 print("sharper with the negative prompt in", sum(a > b for a, b in pairs), "of 4 seeds")
 
 # %% [markdown]
-# Four seeds show a direction at most, not a law. For more, the shipped evaluation lets the judge count videos with a defect,
-# without a negative prompt and with one: first of many captions, then of no prompt at all.
+# Four seeds show a direction at most, not a law. For more, the shipped evaluation lets the judge count videos with a defect
+# over many captions, without a negative prompt and with one:
 
 # %%
 from wan_tutorial.show import read_evaluation, say_share
 
-evaluation = read_evaluation(pipe)
-for key, prompts in (("negative", "captions"), ("negative_unprompted", "an empty prompt")):
-    rows = evaluation.get(key, {})
-    print(f"{prompts}, guidance {rows['guidance']:g}" if rows else f"{prompts}: not counted for these files")
-    for name, row in rows.items():
-        if name != "guidance":
-            print(f"  {name:50} a defect in {say_share(row['any'])}")
+counted = {name: row for name, row in read_evaluation(pipe).get("negative", {}).items() if name != "guidance"}
+for name, row in counted.items():
+    print(f"{name:50} a defect in {say_share(row['any'])}")
+print(f"{len(counted)} negative prompts were counted for these model files")
 
 # %% [markdown]
-# With a caption there is little to take away: this model seldom paints a defect that nobody asked for, and a negative prompt
-# then only pushes it a little further from what it would not have painted anyway. With no prompt it paints whatever its
-# training showed, and one video in seven there was spoiled. That is when words to stay away from are worth most.
+# Where the first row says 0 %, there was nothing to take away: this model seldom paints a defect that nobody asked for, and
+# a negative prompt then only pushes it a little further from what it would not have painted anyway.
 #
 # At guidance 1 the negative prompt falls out of the formula, and the kit does not even compute it. Workflows with a speed
 # LoRA run so, and there the negative prompt does nothing at all. What does that save?

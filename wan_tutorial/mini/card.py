@@ -95,11 +95,10 @@ def describe(report: Row) -> Iterator[str]:
     for size, row in sizes.items():
         told = ", ".join(f"{NAMES.get(name, name)} {spoken(row[name])}" for name in row if name in WORDS)
         yield f"\n**At {size}**: {told}."
-    for key, prompts in (("negative", "captions"), ("negative_unprompted", "an empty prompt")):
-        if key in figures:
-            rows = {name: row["any"] for name, row in figures[key].items() if name.startswith("against")}
-            told = "; ".join(f"{name} {spoken(row)}" for name, row in rows.items())
-            yield f"\n**Videos with a defect**, of {prompts} at guidance {figures[key]['guidance']:g}: {told}."
+    if "negative" in figures:
+        rows = {name: row["any"] for name, row in figures["negative"].items() if name.startswith("against")}
+        told = "; ".join(f"{name} {spoken(row)}" for name, row in rows.items())
+        yield f"\n**Videos with a defect** at guidance {figures['negative']['guidance']:g}: {told}."
     yield from describe_lora(figures.get("lora", {}))
     yield from describe_reference(figures.get("reference", {}))
     if "files_compared" in figures:

@@ -340,12 +340,12 @@ def measure_variety(judge: Judge, painted: Tensor, renders: Tensor) -> Row:
     return {"generated": spread[0], "renders": spread[1], "ratio": spread[0] / spread[1], "n": len(painted)}
 
 
-def measure_negative(pipe: Pipeline, judge: Judge, prompts: Sequence[str], guidance: float) -> Row:
+def measure_negative(pipe: Pipeline, judge: Judge, prompts: Sequence[str], sample: Sample) -> Row:
     """How many videos have a defect, without negative prompt, with the brief's, and with each defect alone."""
-    rows: Row = {"guidance": guidance}
+    rows: Row = {"guidance": sample.guidance_without_negative}
     for negative in ("", BRIEF_NEGATIVE, *WORDS["defect"]):
         name = f"against {negative!r}"
-        settings = {"negative": negative, "guidance": guidance}
+        settings = {"negative": negative, "guidance": sample.guidance_without_negative}
         seen = judge.read(paint(pipe, prompts, name=name, **settings)[0])["defect"]
         rows[name] = {"any": share(d != "clean" for d in seen)}
         rows[name] |= {defect: share(d == defect for d in seen) for defect in WORDS["defect"]}
@@ -387,9 +387,7 @@ def evaluate(
             add(f"size_{size}", measure_obedience(judge, painted, truths))
     if "negative" in groups:
         prompts, _ = captions_of(held_out_scenes(sample.captions, defects=False))
-        add("negative", measure_negative(pipe, judge, prompts, sample.guidance_without_negative))
-        # Asked for nothing, the model paints whatever it was shown, and 15 % of that was spoiled.
-        add("negative_unprompted", measure_negative(pipe, judge, [""] * sample.captions, pipe.entry.guidance))
+        add("negative", measure_negative(pipe, judge, prompts, sample))
     return report
 
 
