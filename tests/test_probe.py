@@ -98,8 +98,8 @@ def test_the_whole_measurement_runs(tmp_path, monkeypatch):
     options = ["--json", tmp_path / "rows.json", "--probe", tmp_path / "probe.safetensors", "--count", 2]
     assert rows.main([str(o) for o in [*options, "--outputs", tmp_path]]) == 0
     report = json.loads((tmp_path / "rows.json").read_text())
-    assert {"reference", "scrambled", "absent", "probe_on_renders"} <= set(report["identity"])
-    assert set(report["identity_by_guidance"]) == {"1", "2"}
+    kinds = {"reference", "scrambled", "absent", "guidance_1", "guidance_2", "probe_on_renders"}
+    assert kinds <= set(report["identity"])
     assert report["first_frame"]["below_the_vae"]["n"] == 2 and report["region"]["outside"]["n"] == 2
     assert report["strength"]["effects"][0]["value"] == 0 and len(report["strength"]["effects"]) == 5
     assert set(report["nothing"]) == {"at_rest", "nothing_given"}

@@ -159,10 +159,9 @@ def describe_reference(figures: Row) -> Iterator[str]:
         )
         if "with_lora" in row:  # what evaluate_reference finds with --lora
             yield f"In 4 steps with the LoRA: reference {spoken(row['with_lora'])}."
-    if "identity_by_guidance" in figures:
-        row = figures["identity_by_guidance"]
-        told = ", ".join(f"at guidance {guidance} {spoken(found)}" for guidance, found in row.items())
-        yield f"The reference {told}."
+        told = ", ".join(f"{key[9:]}: {spoken(row[key])}" for key in row if key.startswith("guidance_"))
+        if told:
+            yield f"The reference at guidance {told}."
     if "first_frame" in figures:
         row = figures["first_frame"]
         yield (
