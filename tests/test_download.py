@@ -230,7 +230,7 @@ def test_without_a_network_the_sentence_says_how_to_go_on(hub, tmp_path, monkeyp
 
 
 def test_a_folder_that_is_already_there_needs_no_network(tmp_path, monkeypatch):
-    """ComfyUI's models/, with subfolders of one's own, and a folder that has everything side by side."""
+    """ComfyUI's models/, with subfolders of one's own, ComfyUI itself, and a folder that has all side by side."""
     monkeypatch.setattr(module, "ENDPOINT", "http://127.0.0.1:9")
     names = {role: file.name for role, file in WAN_14B_Q3.files.items()}
     comfy, flat = tmp_path / "comfy", tmp_path / "flat"
@@ -240,6 +240,10 @@ def test_a_folder_that_is_already_there_needs_no_network(tmp_path, monkeypatch):
             (folder / names[role]).write_bytes(content("model"))
     assert [path.name for path in download("wan2.1-vace-14b-q3", comfy)] == list(names.values())
     assert find_files(WAN_14B_Q3, folder=flat)["vae"] == flat / names["vae"]
+    (tmp_path / "ComfyUI").mkdir()
+    whole = comfy.rename(tmp_path / "ComfyUI" / "models").parent
+    comfy = whole / "models"
+    assert download("wan2.1-vace-14b-q3", whole)[0] == comfy / "unet" / "wan" / names["transformer"]
     monkeypatch.setenv("WAN_TUTORIAL_MODELS", str(comfy))
     assert find_files(WAN_14B_Q3)["transformer"] == comfy / "unet" / "wan" / names["transformer"]
 

@@ -103,7 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
         "interrupted download goes on where it stopped. Without a name: the list of what there is.",
     )
     download.add_argument("name", nargs="?", metavar="NAME", help="a model, a LoRA or clip")
-    download.add_argument("--folder", type=Path, metavar="DIR", help="your models folder (default: models/)")
+    download.add_argument(
+        "--folder", type=Path, metavar="DIR", help="your models folder, or ComfyUI itself (default: models/)"
+    )
     download.add_argument("--verify", action="store_true", help="compare what is here with its checksums")
     download.set_defaults(run=run_download)
 

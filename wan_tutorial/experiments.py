@@ -42,7 +42,7 @@ from wan_tutorial.errors import WanError, check_path
 from wan_tutorial.lora import check_strength as check_lora_strength
 from wan_tutorial.machine.hardware import plan_here
 from wan_tutorial.machine.plan import Plan, Run
-from wan_tutorial.machine.weights import MODELS, bundled_folder, default_folder, find_files, find_model
+from wan_tutorial.machine.weights import MODELS, bundled_folder, find_files, find_model, models_folder
 from wan_tutorial.pipeline import Pipeline, Result, check_size, check_words, load
 from wan_tutorial.reference import FITS, check_strength, read_picture
 from wan_tutorial.sampling.denoise import SamplingSettings
@@ -638,7 +638,7 @@ class Experiments:
         """LoRA files at hand: the scale model's own, and those in the folder of downloads."""
         places = (
             bundled_folder().glob("*lora*.safetensors"),
-            default_folder().glob("loras/**/*.safetensors"),
+            models_folder().glob("loras/**/*.safetensors"),
         )
         return [path for found in places for path in sorted(found)]
 

@@ -24,9 +24,9 @@ from wan_tutorial.machine.weights import (
     GIGABYTE,
     MODELS,
     ModelFile,
-    default_folder,
     find_file,
     find_model,
+    models_folder,
 )
 
 RECORD = "wan_tutorial_files.json"  # in the models folder: what was downloaded, with checksums
@@ -62,7 +62,7 @@ def download(name: str, folder: str | Path | None = None, *, verify: bool = Fals
     recorded when it came, or, where it came by another way, with the hub's. Raises WanError, in a sentence, for a disk
     too small, no network, a file that is gone, and one that is here but damaged.
     """
-    folder = Path(folder).expanduser() if folder is not None else default_folder()
+    folder = models_folder(folder)
     files = files_of(name)
     found = {file: find_file(file, folder) for file in files}
     for here in filter(None, found.values()):

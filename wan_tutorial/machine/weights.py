@@ -237,13 +237,20 @@ def default_folder() -> Path:
     return Path.home() / ".cache" / "wan_tutorial" / "models"
 
 
+def models_folder(folder: str | Path | None = None) -> Path:
+    """The folder that holds the models: the one named, or its models/ where ComfyUI itself was named, or ours."""
+    root = Path(folder).expanduser() if folder is not None else default_folder()
+    inside = root / "models"
+    return inside if any((inside / place).is_dir() for place in _TRANSFORMERS) else root
+
+
 def find_file(file: ModelFile, folder: str | Path | None = None) -> Path | None:
     """A catalogue file on this machine, or None: in ComfyUI's places under the folder, in the folder itself, or
     where huggingface_hub keeps what other programs downloaded. Looks at names only; no network."""
     if file.repository is None:
         path = bundled_folder() / file.name
         return path if path.is_file() else None
-    root = Path(folder).expanduser() if folder is not None else default_folder()
+    root = models_folder(folder)
     for place in file.places:
         for path in sorted((root / place).rglob(file.name)):
             if path.is_file():
@@ -264,8 +271,8 @@ def find_files(
 ) -> dict[str, Path]:
     """The path of each of a model's files on this machine, by role; `own` are the user's in place of the entry's.
 
-    `folder`: where downloaded models are, in ComfyUI's models/ layout or all in one. Raises WanError naming the first
-    file that is not there. Nothing is opened yet.
+    `folder`: where downloaded models are, in ComfyUI's models/ layout or all in one, or ComfyUI itself. Raises
+    WanError naming the first file that is not there. Nothing is opened yet.
     """
     own = own or {}
     return {role: _find_file(entry, role, own.get(role), folder) for role in ROLES}
@@ -291,7 +298,7 @@ def _find_file(entry: ModelEntry, role: str, own: str | Path | None, folder: str
         )
     raise WanError(
         f"The model {entry.name} needs {file.name} (from {file.address}), which is not in "
-        f"{folder or default_folder()}: run `wan-tutorial download {entry.name}`, or say where it is, {role}=PATH in "
+        f"{models_folder(folder)}: run `wan-tutorial download {entry.name}`, or say where it is, {role}=PATH in "
         f"Python, --{role.replace('_', '-')} PATH on the command line."
     )
 
