@@ -268,6 +268,19 @@ def test_an_error_that_comes_and_goes_in_time_counts_more_than_one_that_stays():
         assert abs(loss.item() - wanted) < 1e-4
 
 
+def test_an_error_over_many_cells_counts_more_than_one_that_evens_out():
+    clean, t = torch.zeros(1, 16, 2, 6, 6), torch.ones(1)  # 6 cells: the last blocks of 4 are cut
+    chequers = (torch.arange(6)[:, None] + torch.arange(6)) % 2 * 2.0 - 1
+    for error, wanted in ((torch.ones(6, 6), 1 + 0.5 * 16), (chequers, 1.0)):
+        torch.manual_seed(0)
+        noise = torch.randn_like(clean)
+        torch.manual_seed(0)
+        loss = flow_matching_loss(
+            lambda x, time, text, right=noise + error: right, clean, None, t, coarse=0.5, narrow=False
+        )
+        assert abs(loss.item() - wanted) < 1e-4
+
+
 def test_batches_are_now_and_then_cut_to_the_shorter_size(tmp_path, monkeypatch):
     pool = LatentPool(VideoPool(tmp_path, 4, frames=13, height=32, width=32))
     shape = (4, *pool.shape)

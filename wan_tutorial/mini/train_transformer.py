@@ -11,7 +11,7 @@ see the weights as Q3_K will round them (`Rounding`).
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..noise import mix
@@ -120,12 +120,12 @@ class Batches:
         return Batch(torch.stack(latents), captions, torch.stack(subjects), torch.stack(places))
 
 
-def mean_places(pools: Sequence[tuple[VideoPool, np.ndarray]]) -> dict[tuple[str, str], Tensor]:
+def mean_places(pools: Sequence[tuple[VideoPool, np.ndarray]]) -> dict[tuple[str, str | None], Tensor]:
     """How much of each latent cell a subject covers on average, 0 to 1, (F, H, W), by subject and relation.
 
     `pools`: videos and what their subjects cover, as `VideoPool.subjects` gives it.
     """
-    found: dict[tuple[str, str], list[Tensor]] = {}
+    found: dict[tuple[str, str | None], list[Tensor]] = {}
     for videos, covered in pools:
         for index, cells in enumerate(covered):
             scene = videos.scene(index)
@@ -148,7 +148,7 @@ def embed_captions(encoder: TextEncoder, captions: list[str]) -> Tensor:
 
 
 def flow_matching_loss(
-    model: nn.Module,
+    model: Callable[..., Tensor],
     clean: Tensor,
     text: Tensor,
     t: Tensor,
@@ -156,12 +156,14 @@ def flow_matching_loss(
     weight: Tensor | None = None,
     *,
     motion: float = 0.0,
+    coarse: float = 0.0,
     narrow: bool = True,
 ) -> Tensor:
     """Squared error of the predicted velocity, one value for each sample.
 
     `visible` (16, 16) turns an error's channels before it is squared, see `visibility`; `weight` is what each latent
-    cell counts, (B, F, H, W); `motion` what an error's change from frame to frame counts beside the error itself.
+    cell counts, (B, F, H, W); `motion` what an error's change from frame to frame counts beside the error itself, and
+    `coarse` what its mean over 4 x 4 cells does (a loss at two scales: https://arxiv.org/abs/2301.11093).
     `narrow`: matrices are multiplied in bfloat16, where that is sooner (`narrow_is_faster`).
     """
     noise = torch.randn_like(clean)
@@ -173,6 +175,8 @@ def flow_matching_loss(
     squared = error.square().mean(1)  # (B, F, H, W)
     if motion and error.shape[2] > 1:
         squared = squared + motion * _change(error)
+    if coarse:
+        squared = squared + coarse * _coarse(error)
     return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3))
 
 
@@ -180,6 +184,12 @@ def _change(error: Tensor) -> Tensor:
     """How an error (B, C, F, H, W) changes from frame to frame, squared: half of it counted at either, (B, F, H, W)."""
     change = error.diff(dim=2).square().mean(1) / 2
     return F.pad(change, (0, 0, 0, 0, 0, 1)) + F.pad(change, (0, 0, 0, 0, 1, 0))
+
+
+def _coarse(error: Tensor) -> Tensor:
+    """An error (B, C, F, H, W) averaged over 4 x 4 cells, squared, (B, F, H, W), times 16: noise counts as it did."""
+    means = F.avg_pool3d(error, (1, 4, 4), ceil_mode=True)
+    return 16 * F.interpolate(means.square().mean(1), size=error.shape[3:])
 
 
 @torch.no_grad()

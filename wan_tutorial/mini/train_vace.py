@@ -63,6 +63,7 @@ REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
 UNSAID = 0.3  # share of captions dropped beside a reference, which then has to tell everything
 KNOWN_WEIGHT = 2.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
 NOTHING_SHARE = 0.25  # of the other tasks
+COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
 
 
 # --- what is given --------------------------------------------------------------------------------------------
@@ -330,9 +331,13 @@ def train_vace(
 
     narrow = narrow_is_faster(device)
 
-    def losses_of(clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor) -> Tensor:
+    def losses_of(
+        clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor, coarse: float
+    ) -> Tensor:
         asked = partial(model, vace_context=context)
-        return flow_matching_loss(asked, clean, text, t, visible, weight, motion=MOTION_WEIGHT, narrow=narrow)  # type: ignore[arg-type]
+        return flow_matching_loss(
+            asked, clean, text, t, visible, weight, motion=MOTION_WEIGHT, coarse=coarse, narrow=narrow
+        )
 
     # With a reference there is a frame more: two shapes, and a graph for each.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
@@ -348,7 +353,8 @@ def train_vace(
         known = t.clamp(max=SUBJECT_CLEAR) if shown else t
         weight = weigh(drawn.subject.to(device), drawn.place.to(device), known)
         weight = weight + KNOWN_WEIGHT * drawn.known.to(device)
-        losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight)
+        coarse = COARSE_WEIGHT if shown else 0.0
+        losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight, coarse)
         task = "reference" if shown else "others"
         figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}
         return losses.mean(), figures
