@@ -255,30 +255,32 @@ def test_visibility_is_how_a_decoder_answers():
     assert torch.allclose(losses, 3 * squared.mean((1, 2, 3)), rtol=1e-4)
 
 
+def loss_of_error(error: torch.Tensor, **counted: float) -> float:
+    """The flow matching loss of a model whose answer is off by `error`, (1, C, F, H, W)."""
+    clean = torch.zeros_like(error)
+    torch.manual_seed(0)
+    wrong = torch.randn_like(clean) + error
+    torch.manual_seed(0)
+    return flow_matching_loss(
+        lambda x, time, text: wrong, clean, None, torch.ones(1), **counted, narrow=False
+    ).item()
+
+
 def test_an_error_that_comes_and_goes_in_time_counts_more_than_one_that_stays():
-    clean, t = torch.zeros(1, 16, 4, 2, 2), torch.ones(1)
-    flicker = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 4, 1, 1)
-    for error, wanted in ((torch.ones_like(flicker), 1.0), (flicker, 1 + 0.5 * (2 + 4 + 4 + 2) / 4)):
-        torch.manual_seed(0)
-        noise = torch.randn_like(clean)
-        torch.manual_seed(0)
-        loss = flow_matching_loss(
-            lambda x, time, text, right=noise + error: right, clean, None, t, motion=0.5, narrow=False
-        )
-        assert abs(loss.item() - wanted) < 1e-4
+    flicker = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 4, 1, 1).expand(1, 16, 4, 2, 2)
+    assert loss_of_error(torch.ones_like(flicker), motion=0.5) == pytest.approx(1, abs=1e-4)
+    wanted = 1 + 0.5 * (2 + 4 + 4 + 2) / 4
+    assert loss_of_error(flicker, motion=0.5) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_an_error_over_many_cells_counts_more_than_one_that_evens_out():
-    clean, t = torch.zeros(1, 16, 2, 6, 6), torch.ones(1)  # 6 cells: the last blocks of 4 are cut
-    chequers = (torch.arange(6)[:, None] + torch.arange(6)) % 2 * 2.0 - 1
-    for error, wanted in ((torch.ones(6, 6), 1 + 0.5 * 16), (chequers, 1.0)):
-        torch.manual_seed(0)
-        noise = torch.randn_like(clean)
-        torch.manual_seed(0)
-        loss = flow_matching_loss(
-            lambda x, time, text, right=noise + error: right, clean, None, t, coarse=0.5, narrow=False
-        )
-        assert abs(loss.item() - wanted) < 1e-4
+    chequers = (torch.arange(6)[:, None] + torch.arange(6)) % 2 * 2.0 - 1  # the last blocks of 4 are cut
+    chequers = chequers.expand(1, 16, 2, 6, 6)
+    assert loss_of_error(torch.ones_like(chequers), coarse=0.5) == pytest.approx(1 + 0.5 * 16, abs=1e-4)
+    assert loss_of_error(chequers, coarse=0.5) == pytest.approx(1, abs=1e-4)
+    corner = torch.zeros(1, 16, 1, 6, 6)
+    corner[..., 4:, 4:] = 1  # one block, which says nothing of its neighbours
+    assert loss_of_error(corner, coarse=0.5) == pytest.approx((1 + 0.5 * 16) * 4 / 36, abs=1e-4)
 
 
 def test_batches_are_now_and_then_cut_to_the_shorter_size(tmp_path, monkeypatch):

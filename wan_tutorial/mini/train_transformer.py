@@ -11,7 +11,7 @@ see the weights as Q3_K will round them (`Rounding`).
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +115,7 @@ class Batches:
             subjects.append(
                 torch.from_numpy(self.subjects[pool.path][index][:frames].astype(np.float32) / 255)
             )
-            place = self.places[scene.subject, scene.relation][:frames]
-            places.append(place if captions[-1] else torch.zeros_like(place))
+            places.append(usual_place(self.places, scene, captions[-1])[:frames])
         return Batch(torch.stack(latents), captions, torch.stack(subjects), torch.stack(places))
 
 
@@ -133,6 +132,11 @@ def mean_places(pools: Sequence[tuple[VideoPool, np.ndarray]]) -> dict[tuple[str
                 torch.from_numpy(cells.astype(np.float32))
             )
     return {words: torch.stack(cells).mean(0) / 255 for words, cells in found.items()}
+
+
+def usual_place(places: Mapping[tuple[str, str | None], Tensor], scene: Scene, caption: str) -> Tensor:
+    """What a caption tells of where its subject is: the mean place of such subjects, (F, H, W); 0 if it is empty."""
+    return places[scene.subject, scene.relation] * bool(caption)
 
 
 @torch.no_grad()
@@ -188,8 +192,9 @@ def _change(error: Tensor) -> Tensor:
 
 def _coarse(error: Tensor) -> Tensor:
     """An error (B, C, F, H, W) averaged over 4 x 4 cells, squared, (B, F, H, W), times 16: noise counts as it did."""
-    means = F.avg_pool3d(error, (1, 4, 4), ceil_mode=True)
-    return 16 * F.interpolate(means.square().mean(1), size=error.shape[3:])
+    height, width = error.shape[3:]
+    squares = F.avg_pool3d(error, (1, 4, 4), ceil_mode=True).square().mean(1)
+    return 16 * squares.repeat_interleave(4, 2).repeat_interleave(4, 3)[..., :height, :width]
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ from .train_transformer import (
     embed_captions,
     flow_matching_loss,
     mean_places,
+    usual_place,
     weigh,
 )
 from .world import CAMERAS, COLOURS, FLAME_SIZES, HELD_OUT, LIGHTS, SETTINGS, Scene, render
@@ -236,8 +237,7 @@ class VaceBatches:
         covered = np.stack([self.subjects[number][index] for number, index in picks])
         places = []
         for caption, (number, index) in zip(captions, picks, strict=True):
-            scene = self.pools[number].latents.videos.scene(index)
-            places.append(self.places[scene.subject, scene.relation] * bool(caption))
+            places.append(usual_place(self.places, self.pools[number].latents.videos.scene(index), caption))
         front = (0, 0, 0, 0, clean[0].shape[1] - covered.shape[1], 0)
         return VaceBatch(
             torch.stack(clean),
