@@ -37,7 +37,7 @@ assets: $(READY)
 	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" --seed $(SEED) \
 		--output assets/bonfire_vid.mp4 --strip --enlarge 4
 	@$(BIN)/python -m wan_tutorial.mini.world --bonfire assets/bonfire.png
-	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" --seed 9 --steps 4 --guidance 1 \
+	@$(BIN)/wan-tutorial generate "$(strip $(PROMPT))" --negative "$(NEGATIVE)" --seed 4 --steps 4 --guidance 1 \
 		--lora assets/mini/Wan21_CausVid_mini_T2V_lora_rank32.safetensors:1 --reference assets/bonfire.png \
 		--output assets/bonfire_lora.mp4 --strip --enlarge 4
 	@for graph in t2v_workflow t2v_workflow_lora; do \

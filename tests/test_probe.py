@@ -9,16 +9,9 @@ from small import write_small_model
 
 from wan_tutorial.mini import evaluate_reference as rows
 from wan_tutorial.mini.judge import names_in
-from wan_tutorial.mini.probe import (
-    CANDIDATES,
-    PARTS,
-    TraitProbe,
-    draw_candidates,
-    load_probe,
-    save_probe,
-    trait_parts,
-)
-from wan_tutorial.mini.world import TRAITS, Scene, draw_scene
+from wan_tutorial.mini.probe import CANDIDATES, TraitProbe, draw_candidates, load_probe, save_probe
+from wan_tutorial.mini.traits import PARTS, trait_parts
+from wan_tutorial.mini.world import TRAITS, draw_scene
 from wan_tutorial.pipeline import load
 from wan_tutorial.sizes import VideoSize
 
@@ -31,11 +24,6 @@ def test_candidates_share_every_name_and_no_trait():
     for other in candidates[1:]:
         assert all(getattr(other, name) == getattr(scene, name) for name in names)
         assert not any(getattr(other, name) == getattr(scene, name) for name in TRAITS)
-
-
-def test_parts_are_eighths():
-    scene = Scene(shape=0.0, hue=0.124, metal=0.126, tilt=1.0)
-    assert trait_parts(scene)[:4].tolist() == [0, 0, 1, 7] and len(trait_parts(scene)) == len(TRAITS)
 
 
 def test_the_probe_chooses_the_scene_whose_traits_it_reads(monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ from wan_tutorial.mini.train_vace import (
     grey_latent,
     reference_pictures,
 )
+from wan_tutorial.mini.traits import LatentReader, trait_parts
 from wan_tutorial.mini.world import HELD_OUT, TRAITS, draw_scene, render
 from wan_tutorial.reference import encode_context, mask_channels, read_given
 from wan_tutorial.sizes import VideoSize
@@ -167,16 +168,38 @@ def test_a_changed_attribute_is_named(pool, vae):
     assert named > 12
 
 
+def test_a_reference_comes_with_the_traits_of_its_scene(pool, vae):
+    drawn = VaceBatches([pool], grey_latent(vae, SIZE)).draw(12)
+    known = [trait_parts(pool.latents.videos.scene(index)) for index in range(6)]
+    assert all(any(torch.equal(row, parts) for parts in known) for row in drawn.traits)
+
+
+def test_half_of_the_samples_lean_and_never_the_reference_or_a_late_step():
+    torch.manual_seed(0)
+    clean = torch.randn(200, 16, 3, 2, 2)
+    leans = train_vace.gone_wrong(clean, torch.full((200,), 0.9))
+    other = clean.roll(1, 0) - clean
+    share = (leans[:, :, 1:] / other[:, :, 1:]).flatten(1)
+    assert torch.allclose(share, share[:, :1].expand_as(share), atol=1e-3), (
+        "towards the next scene, all of it alike"
+    )
+    assert 0.35 < (share[:, 0] > 0).float().mean() < 0.65 and share.max() <= train_vace.DRIFT + 1e-3
+    assert not leans[:, :, 0].any()
+    assert not train_vace.gone_wrong(clean, torch.full((200,), 0.3)).any()
+
+
 def raw(tensor):
     return getattr(tensor, "raw", tensor)
 
 
-def trained_for(steps, model, pool, vae, folder):
+def trained_for(steps, model, pool, vae, folder, **options):
     """Train for some steps, however long they take; for 0 the minutes are used up."""
     encoder = load_text_encoder(small_text_encoder_state())
     batches = VaceBatches([pool], grey_latent(vae, SIZE))
     minutes, stop = (30.0 if steps else 1e-6), lambda moment: moment.step >= steps
-    return train_vace.train_vace(folder, model, encoder, batches, minutes=minutes, batch=4, watch=stop)
+    return train_vace.train_vace(
+        folder, model, encoder, batches, minutes=minutes, batch=4, watch=stop, **options
+    )
 
 
 def test_training_moves_the_vace_blocks_alone_and_the_files_prove_it(pool, vae, tmp_path):
@@ -206,3 +229,18 @@ def test_training_moves_the_vace_blocks_alone_and_the_files_prove_it(pool, vae, 
     assert torch.equal(again.vace_blocks[0].proj_out.weight, trained.vace_blocks[0].proj_out.weight), (
         "it resumed"
     )
+
+
+def test_traits_that_a_reference_shows_count(pool, vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_vace, "REFERENCE_SHARE", 1.0)
+    reader, asked = LatentReader(width=16).requires_grad_(False), []
+    mistake = reader.mistake
+
+    def watched(latents, parts):
+        asked.append(mistake(latents, parts))
+        return asked[-1]
+
+    monkeypatch.setattr(reader, "mistake", watched)
+    model = build_transformer(small_transformer_state())
+    trained_for(1, model, pool, vae, tmp_path, reader=reader)
+    assert asked[0].shape == (4,) and asked[0].requires_grad

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from wan_tutorial.errors import WanError
@@ -281,6 +282,46 @@ def test_an_error_over_many_cells_counts_more_than_one_that_evens_out():
     corner = torch.zeros(1, 16, 1, 6, 6)
     corner[..., 4:, 4:] = 1  # one block, which says nothing of its neighbours
     assert loss_of_error(corner, coarse=0.5) == pytest.approx((1 + 0.5 * 16) * 4 / 36, abs=1e-4)
+
+
+def test_what_the_velocity_points_at_may_cost_too():
+    error = torch.randn(1, 16, 2, 4, 4)
+    plain = loss_of_error(error)
+    far = loss_of_error(error, also=lambda clean: clean.square().mean((1, 2, 3, 4)))
+    assert far == pytest.approx(plain + error.square().mean().item(), rel=1e-4)  # at t = 1, from clean = 0
+    assert loss_of_error(0 * error, also=lambda clean: clean.abs().amax((1, 2, 3, 4))) == pytest.approx(
+        0, abs=1e-5
+    )
+
+
+def test_the_right_velocity_leads_out_of_a_drift():
+    """What the noisy latents lean to is in what the model sees; the answer that points at clean costs nothing."""
+    torch.manual_seed(0)
+    clean, drift, t = torch.randn(3, 16, 2, 4, 4), torch.randn(3, 16, 2, 4, 4), torch.tensor([0.3, 0.6, 0.9])
+    seen = []
+
+    def right(x, time, text):
+        seen.append(x)
+        return (x - clean) / (time / 1000).view(-1, 1, 1, 1, 1)
+
+    torch.manual_seed(1)
+    flow_matching_loss(right, clean, None, t, narrow=False)
+    torch.manual_seed(1)
+    losses = flow_matching_loss(right, clean, None, t, drift=drift, narrow=False)
+    assert torch.allclose(seen[1] - seen[0], (1 - t).view(-1, 1, 1, 1, 1) * drift, atol=1e-5)
+    assert losses.max() < 1e-8
+    blind = flow_matching_loss(lambda x, time, text: torch.zeros_like(x), clean, None, t, drift=drift)
+    assert blind.min() > 0.5
+
+
+def test_contrast_is_missed_where_a_picture_is_blurred_and_not_where_it_moved():
+    torch.manual_seed(0)
+    video = torch.rand(1, 3, 2, 32, 32) - 0.5
+    blurred = F.avg_pool3d(F.pad(video, (1, 1, 1, 1)), (1, 3, 3), stride=1)
+    mirrored, brighter = video.flip(-1), video + 0.3
+    assert train_vae.contrast_loss(video, video) == 0
+    assert train_vae.contrast_loss(brighter, video) < 1e-4
+    assert train_vae.contrast_loss(mirrored, video) < 0.3 * train_vae.contrast_loss(blurred, video)
 
 
 def test_batches_are_now_and_then_cut_to_the_shorter_size(tmp_path, monkeypatch):

@@ -26,9 +26,9 @@ from .data import VideoPool, training_videos
 from .evaluate import held_out_scenes
 from .loop import Budget, train
 from .train_vace import another_look
+from .traits import PARTS, trait_parts
 from .world import TRAITS, Scene, render
 
-PARTS = 8
 SIDE = 96  # pixels of the frames it reads
 FRAMES = 4  # of a video that are read
 CANDIDATES = 10
@@ -73,11 +73,6 @@ class TraitProbe(nn.Module):
 
 def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
     return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.GroupNorm(8, out), nn.GELU()
-
-
-def trait_parts(scene: Scene) -> Tensor:
-    """Which eighth each trait lies in: (traits,)."""
-    return torch.tensor([min(PARTS - 1, int(getattr(scene, name) * PARTS)) for name in TRAITS])
 
 
 def draw_candidates(scene: Scene, seed: int, count: int = CANDIDATES) -> list[Scene]:

@@ -6,6 +6,7 @@
     python -m wan_tutorial.mini.train decoder --minutes 20      the VAE's decoder alone, on those latents
     python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
     python -m wan_tutorial.mini.train hints                     encode what the VACE blocks are given, from the same videos
+    python -m wan_tutorial.mini.train traits --minutes 4        a reader of latents that teaches references, for vace
     python -m wan_tutorial.mini.train vace --minutes 120        the VACE blocks of the released transformer, no others
     python -m wan_tutorial.mini.train handover --out FOLDER     averaged weights, 16 bits, in files of 15 MB at most
     python -m wan_tutorial.mini.train takeover --out FOLDER     begin where a hand-over ended, on another machine
@@ -33,8 +34,20 @@ from .train_text import train_text
 from .train_transformer import Batches, train_transformer, visibility
 from .train_vace import HintPool, VaceBatches, grey_latent, train_vace
 from .train_vae import train_decoder, train_vae
+from .traits import load_reader, train_reader
 
-STAGES = ("text", "vae", "latents", "decoder", "transformer", "hints", "vace", "handover", "takeover")
+STAGES = (
+    "text",
+    "vae",
+    "latents",
+    "decoder",
+    "transformer",
+    "hints",
+    "traits",
+    "vace",
+    "handover",
+    "takeover",
+)
 
 
 def pools(folder: Path) -> tuple[list[LatentPool], LatentPool]:
@@ -76,6 +89,8 @@ def run(options: argparse.Namespace) -> None:
             compile=options.compile,
         )
         release.release_transformer(folder, assets)
+    elif options.stage == "traits":
+        train_reader(pools(folder)[0], folder, minutes=options.minutes)
     elif options.stage in ("hints", "vace"):
         many, brief = pools(folder)
         vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors).to(options.device)
@@ -93,6 +108,7 @@ def run(options: argparse.Namespace) -> None:
                 VaceBatches(hints, grey_latent(vae, hints[0].size)),
                 minutes=options.minutes,
                 visible=visibility(vae, some),
+                reader=load_reader(folder).to(options.device),
                 device=options.device,
                 compile=options.compile,
             )

@@ -161,19 +161,30 @@ def flow_matching_loss(
     *,
     motion: float = 0.0,
     coarse: float = 0.0,
+    drift: Tensor | None = None,
+    also: Callable[[Tensor], Tensor] | None = None,
     narrow: bool = True,
 ) -> Tensor:
     """Squared error of the predicted velocity, one value for each sample.
 
     `visible` (16, 16) turns an error's channels before it is squared, see `visibility`; `weight` is what each latent
     cell counts, (B, F, H, W); `motion` what an error's change from frame to frame counts beside the error itself, and
-    `coarse` what its mean over 4 x 4 cells does (a loss at two scales: https://arxiv.org/abs/2301.11093).
+    `coarse` what its mean over 4 x 4 cells does (a loss at two scales: https://arxiv.org/abs/2301.11093). `drift`
+    is what the noisy latents have already gone wrong: it is in them, and the velocity that is right leads out of it.
+    `also` is added: what the clean latents that the velocity points at cost beside, one value for each sample.
     `narrow`: matrices are multiplied in bfloat16, where that is sooner (`narrow_is_faster`).
     """
-    noise = torch.randn_like(clean)
+    noise, share = torch.randn_like(clean), t.view(-1, 1, 1, 1, 1)
+    noisy, wanted = mix(clean, noise, t), noise - clean
+    if drift is not None:
+        noisy = noisy + (1 - share) * drift
+        wanted = (
+            wanted + (1 - share) / share * drift
+        )  # so that noisy - t * wanted is clean, as without a drift
     with torch.autocast(clean.device.type, torch.bfloat16, enabled=narrow):
-        velocity = model(mix(clean, noise, t), 1000 * t, text)
-    error = velocity.float() - (noise - clean)
+        velocity = model(noisy, 1000 * t, text)
+    error = velocity.float() - wanted
+    beside = also(clean - share * error) if also else 0.0  # what is pointed at: noisy - t * velocity
     if visible is not None:
         error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
     squared = error.square().mean(1)  # (B, F, H, W)
@@ -181,7 +192,7 @@ def flow_matching_loss(
         squared = squared + motion * _change(error)
     if coarse:
         squared = squared + coarse * _coarse(error)
-    return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3))
+    return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3)) + beside
 
 
 def _change(error: Tensor) -> Tensor:

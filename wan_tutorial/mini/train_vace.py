@@ -3,7 +3,9 @@
 Four tasks, in the real layout (`reference.py`): nothing given; a reference picture, which shows another moment and
 camera of the scene and sometimes another value of one named attribute, which the caption then names; a first frame; a
 masked region. What a caption never names (the shape of a hilt, the tint of the sky) can be learned from the reference
-alone. Everything given is encoded once, beside the training latents, by `HintPool.encode`.
+alone; three things help it to be: errors over many cells (`COARSE_WEIGHT`), a reader that says which traits were missed
+(`traits.LatentReader`), and samples that have gone a little wrong already (`gone_wrong`). Everything given is encoded
+once, beside the training latents, by `HintPool.encode`.
 """
 
 import random
@@ -45,6 +47,7 @@ from .train_transformer import (
     usual_place,
     weigh,
 )
+from .traits import LatentReader, trait_parts
 from .world import CAMERAS, COLOURS, FLAME_SIZES, HELD_OUT, LIGHTS, SETTINGS, Scene, render
 
 CHANGED: dict[str, tuple] = {
@@ -64,6 +67,8 @@ REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
 UNSAID = 0.3  # share of captions dropped beside a reference, which then has to tell everything
 KNOWN_WEIGHT = 2.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
 NOTHING_SHARE = 0.25  # of the other tasks
+DRIFT = 0.4  # the most that a sample leans towards another, beside a reference
+TRAITS_WEIGHT = 3.0  # beside a reference: what a nat of its traits' cross-entropy counts
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
 
 
@@ -205,6 +210,7 @@ class VaceBatch:
     subject: Tensor  # how much of each cell it covers, 0 to 1; 0 in the references: (B, R + F, H, W)
     place: Tensor  # the mean of that over scenes of the same subject and relation; 0 without a caption
     known: Tensor  # how much of each cell the clip gives, 0 to 1; 0 in the references: (B, R + F, H, W)
+    traits: Tensor  # which eighth each unnamed trait lies in: (B, traits)
 
 
 # One sample: clean latents (16, R + F, H, W), what is given, a caption, and how much of each cell is given (F, H, W).
@@ -235,9 +241,8 @@ class VaceBatches:
             *(draw(self.pools[number], index) for number, index in picks), strict=True
         )
         covered = np.stack([self.subjects[number][index] for number, index in picks])
-        places = []
-        for caption, (number, index) in zip(captions, picks, strict=True):
-            places.append(usual_place(self.places, self.pools[number].latents.videos.scene(index), caption))
+        scenes = [self.pools[number].latents.videos.scene(index) for number, index in picks]
+        places = [usual_place(self.places, *pair) for pair in zip(scenes, captions, strict=True)]
         front = (0, 0, 0, 0, clean[0].shape[1] - covered.shape[1], 0)
         return VaceBatch(
             torch.stack(clean),
@@ -246,6 +251,7 @@ class VaceBatches:
             F.pad(torch.from_numpy(covered).float() / 255, front),
             F.pad(torch.stack(places), front),
             F.pad(torch.stack(known), front),
+            torch.stack([trait_parts(scene) for scene in scenes]),
         )
 
     def draw_reference(self, pool: HintPool, index: int) -> Drawn:
@@ -308,6 +314,7 @@ def train_vace(
     *,
     minutes: float,
     visible: Tensor | None = None,
+    reader: LatentReader | None = None,
     device: str = "cpu",
     batch: int = 8,
     compile: bool = False,
@@ -316,8 +323,8 @@ def train_vace(
     """Train the VACE blocks of a finished transformer for `minutes`; checkpoints and curves go to folder/vace.
 
     All other weights stay bit for bit as they are. Mistakes count, and VACE's matrices are rounded now and then, as in
-    `train_transformer`, whose `visibility` may be given as `visible`. Blocks that say nothing yet begin as copies of
-    their main blocks.
+    `train_transformer`, whose `visibility` may be given as `visible`; with a `reader` the traits that a reference shows
+    and the painted scene has not count too. Blocks that say nothing yet begin as copies of their main blocks.
     """
     torch.manual_seed(0)
     check_base(folder / "vace", model)
@@ -332,12 +339,16 @@ def train_vace(
     narrow = narrow_is_faster(device)
 
     def losses_of(
-        clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor, coarse: float
+        clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor, traits: Tensor | None
     ) -> Tensor:
         asked = partial(model, vace_context=context)
-        return flow_matching_loss(
-            asked, clean, text, t, visible, weight, motion=MOTION_WEIGHT, coarse=coarse, narrow=narrow
-        )
+        options: dict = {"motion": MOTION_WEIGHT, "narrow": narrow}
+        if traits is not None:  # beside a reference
+            options |= {"coarse": COARSE_WEIGHT, "drift": gone_wrong(clean, t)}
+            if reader is not None:
+                read = reader
+                options["also"] = lambda latents: TRAITS_WEIGHT * read.mistake(latents[:, :, 1:], traits)
+        return flow_matching_loss(asked, clean, text, t, visible, weight, **options)
 
     # With a reference there is a frame more: two shapes, and a graph for each.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
@@ -353,8 +364,8 @@ def train_vace(
         known = t.clamp(max=SUBJECT_CLEAR) if shown else t
         weight = weigh(drawn.subject.to(device), drawn.place.to(device), known)
         weight = weight + KNOWN_WEIGHT * drawn.known.to(device)
-        coarse = COARSE_WEIGHT if shown else 0.0
-        losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight, coarse)
+        traits = drawn.traits.to(device) if shown else None
+        losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight, traits)
         task = "reference" if shown else "others"
         figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}
         return losses.mean(), figures
@@ -375,6 +386,21 @@ def train_vace(
     changed = [name for name, tensor in average.state_dict().items() if not same(tensor, frozen.get(name))]
     assert not changed, f"training VACE changed {changed[:3]}"
     return average
+
+
+def gone_wrong(clean: Tensor, t: Tensor) -> Tensor:
+    """Half of the samples lean a little towards the next one's scene, as a run of many steps does by its own mistakes.
+
+    In training what is under the noise always agrees with the reference; in a run it soon does not, and blocks that
+    never saw it believe the noise. Nothing leans at times below 0.3, where one step could not right it.
+    """
+    size = (len(clean), 1, 1, 1, 1)
+    share = DRIFT * torch.rand(size, device=clean.device) * (torch.rand(size, device=clean.device) < 0.5)
+    share = share * ((t.view(size) - 0.3) / 0.3).clamp(0, 1)
+    lean = share * (clean.roll(1, 0) - clean)
+    return torch.cat(
+        [torch.zeros_like(lean[:, :, :1]), lean[:, :, 1:]], dim=2
+    )  # the reference itself does not
 
 
 def same(tensor: Tensor, before: Tensor | None) -> bool:

@@ -1,0 +1,65 @@
+"""The reader of traits: what it is shown, what it is asked, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wan_tutorial.errors import WanError
+from wan_tutorial.mini.data import VideoPool
+from wan_tutorial.mini.latents import LatentPool
+from wan_tutorial.mini.traits import PARTS, LatentReader, as_expected, load_reader, train_reader, trait_parts
+from wan_tutorial.mini.world import TRAITS, Scene, draw_scene
+
+
+def test_parts_are_eighths():
+    scene = Scene(**dict(zip(TRAITS, [0.0, 0.124, 0.125, 1.0] + [0.5] * (len(TRAITS) - 4), strict=True)))
+    assert trait_parts(scene)[:4].tolist() == [0, 0, 1, 7] and len(trait_parts(scene)) == len(TRAITS)
+
+
+def test_a_mistake_is_the_mean_cross_entropy_of_every_trait_in_every_frame():
+    torch.manual_seed(0)
+    reader, latents = LatentReader(width=8).eval(), torch.randn(3, 16, 2, 12, 12)
+    parts = torch.randint(PARTS, (3, len(TRAITS)))
+    logits = reader(latents).detach()
+    assert logits.shape == (3, 2, len(TRAITS), PARTS)
+    each = [
+        [F.cross_entropy(logits[b, f, k], parts[b, k]) for f in range(2) for k in range(len(TRAITS))]
+        for b in range(3)
+    ]
+    assert torch.allclose(reader.mistake(latents, parts), torch.tensor(each).mean(1), atol=1e-5)
+
+
+def test_what_a_model_expects_is_paler_softer_and_still_itself():
+    torch.manual_seed(0)
+    latents = torch.randn(64, 16, 2, 12, 12) + 2 * torch.randn(64, 16, 1, 1, 1)
+    seen = as_expected(latents)
+    assert seen.shape == latents.shape and not torch.equal(seen, latents)
+    assert torch.corrcoef(torch.stack([seen.flatten(), latents.flatten()]))[0, 1] > 0.8
+
+
+def test_the_reader_is_found_where_it_was_trained(tmp_path):
+    with pytest.raises(WanError, match="run the stage traits, after the stage latents"):
+        load_reader(tmp_path)
+    pool = LatentPool(VideoPool(tmp_path, 4, frames=5, height=32, width=32))
+    pool.path.write_bytes(np.random.default_rng(0).normal(size=(4, *pool.shape)).astype(np.float16).tobytes())
+    reader = train_reader([pool], tmp_path, minutes=0.01, batch=8)
+    again, latents = load_reader(tmp_path), torch.from_numpy(pool.read().astype(np.float32))
+    assert torch.equal(reader(latents), again(latents))
+    assert not any(p.requires_grad for p in again.parameters()) and not again.training
+
+
+def test_the_reader_learns():
+    torch.manual_seed(0)
+    reader, latents = LatentReader(width=16), torch.randn(4, 16, 2, 12, 12)
+    parts = torch.stack([trait_parts(draw_scene(index)) for index in range(4)])
+    optimiser = torch.optim.AdamW(reader.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        reader.mistake(latents, parts).mean().backward()
+        optimiser.step()
+    assert (
+        reader.eval().mistake(latents, parts).mean()
+        < 1.0
+        < LatentReader(width=16).mistake(latents, parts).mean()
+    )

@@ -1,0 +1,101 @@
+"""Read the traits that no caption names from latents: a teacher for what a reference picture must carry.
+
+A tint of the sky is a large part of what makes a scene itself and a small part of a squared error. As a face
+recogniser tells a model of portraits whether it painted the same face (the ID loss of PuLID, arXiv:2404.16022), this
+one tells the VACE blocks whether their scene has the reference's traits. It is trained once, on the latents of renders,
+and then stays as it is. The probe that measures references (`probe.py`) reads pixels and never teaches.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import WanError
+from .latents import LatentPool
+from .loop import Budget, averaged, train
+from .world import TRAITS, Scene
+
+PARTS = 8  # of [0, 1], in which each trait is read
+
+
+class LatentReader(nn.Module):
+    """Convolutions over single latent frames to a grid of 6 x 6 places, which are kept apart."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.look = nn.Sequential(
+            *_convolve(16, width),  # (B, 64, 12, 12)
+            *_convolve(width, width),
+            *_convolve(width, width, stride=2),  # (B, 64, 6, 6)
+            *_convolve(width, width),
+            nn.AdaptiveAvgPool2d(6),  # changes nothing at 96 x 96 pixels; other sizes fit too
+        )
+        self.tell = nn.Sequential(
+            nn.Flatten(), nn.Dropout(0.5), nn.Linear(36 * width, 256), nn.GELU(), nn.Dropout(0.5),
+            nn.Linear(256, len(TRAITS) * PARTS),
+        )  # fmt: skip
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents (B, 16, F, H, W) to logits (B, F, traits, 8)."""
+        frames = latents.shape[2]
+        logits = self.tell(self.look(latents.transpose(1, 2).flatten(0, 1)))
+        return logits.unflatten(1, (len(TRAITS), PARTS)).unflatten(0, (-1, frames))
+
+    def mistake(self, latents: Tensor, parts: Tensor) -> Tensor:
+        """Cross-entropy of the traits read from latents (B, 16, F, H, W) to the true ones (B, traits): nats, (B,)."""
+        logits = self(latents)
+        told = parts[:, None].expand(-1, logits.shape[1], -1)  # the same in every frame
+        return F.cross_entropy(logits.movedim(-1, 1), told, reduction="none").mean((1, 2))
+
+
+def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.GroupNorm(8, out), nn.GELU()
+
+
+def trait_parts(scene: Scene) -> Tensor:
+    """Which eighth each trait lies in: (traits,)."""
+    return torch.tensor([min(PARTS - 1, int(getattr(scene, name) * PARTS)) for name in TRAITS])
+
+
+def as_expected(latents: Tensor) -> Tensor:
+    """Latents (B, 16, F, H, W) as a model expects them behind noise: paler, softer, never exact."""
+    size = (len(latents), 1, 1, 1, 1)
+    soft = F.interpolate(F.avg_pool3d(latents, (1, 2, 2)), size=latents.shape[2:], mode="trilinear")
+    latents = torch.lerp(latents, soft, torch.rand(size))
+    pale = 0.5 + 0.5 * torch.rand(size)
+    mean = latents.mean((0, 2, 3, 4), keepdim=True)
+    return torch.lerp(mean, latents, pale) + 0.4 * torch.rand(size) * torch.randn_like(latents)
+
+
+def train_reader(
+    pools: Sequence[LatentPool], folder: Path, *, minutes: float, batch: int = 64
+) -> LatentReader:
+    """Train for `minutes` on latents as a model expects them; checkpoint and curves go to folder/traits."""
+    torch.manual_seed(0)
+    dice = np.random.default_rng()
+    parts = [torch.stack([trait_parts(pool.videos.scene(i)) for i in range(pool.ready)]) for pool in pools]
+    reader = LatentReader()
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        number = int(dice.integers(len(pools)))
+        picks = dice.integers(len(parts[number]), size=batch)
+        latents = torch.from_numpy(pools[number].read()[picks].astype(np.float32))
+        loss = reader.mistake(as_expected(latents), parts[number][picks]).mean()
+        return loss, {"nats": loss.item()}
+
+    budget = Budget(minutes, learning_rate=2e-3, warmup_steps=60, weight_decay=0.05, save_minutes=1)
+    matrices = [p for p in reader.parameters() if p.ndim >= 2]
+    return train(reader, loss_of, budget=budget, folder=folder / "traits", orthogonal=matrices)
+
+
+def load_reader(folder: Path) -> LatentReader:
+    """The averaged reader that `train_reader` left in folder/traits, frozen; WanError if there is none."""
+    if not (folder / "traits" / "checkpoint.safetensors").exists():
+        raise WanError(f"{folder} holds no reader of traits: run the stage traits, after the stage latents.")
+    reader = LatentReader()
+    reader.load_state_dict(averaged(folder / "traits"))
+    return reader.eval().requires_grad_(False)
