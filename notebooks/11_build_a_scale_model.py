@@ -164,7 +164,8 @@ print("rendered for training:", sum(count for _, count in TRAINING_POOLS), "vide
 # first, its steps had been made large again, to find a better place than the one they had settled in. And the
 # transformer's trembles, because each step draws other noise and other amounts of it, and the amount decides more about the
 # error than the training does: further down you will see that. Near its end it stands higher altogether: most samples were
-# now nearly all noise, and where the subject usually is a mistake counted more. Losses are compared only where they are taken the same way.
+# now nearly all noise, and where the subject usually is a mistake counted more. Losses are compared only where they are
+# taken the same way.
 #
 # ## Look: train a VAE
 #
