@@ -332,7 +332,7 @@ show_figure(
 # And the video? One prompt, one seed, ten steps, seven files:
 
 # %%
-text, seed = full.encode_text(PROMPT, NEGATIVE), full.draw_noise(seed=7)
+text, seed = full.encode_text(PROMPT, NEGATIVE), full.draw_noise(seed=6)
 painted, last = {}, {}
 for kind, model in models.items():
     *_, step = model.denoise(seed, text, steps=10)

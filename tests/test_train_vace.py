@@ -168,10 +168,12 @@ def test_a_changed_attribute_is_named(pool, vae):
     assert named > 12
 
 
-def test_a_reference_comes_with_the_traits_of_its_scene(pool, vae):
+def test_a_sample_comes_with_the_traits_of_its_scene(pool, vae):
     drawn = VaceBatches([pool], grey_latent(vae, SIZE)).draw(12)
-    known = [trait_parts(pool.latents.videos.scene(index)) for index in range(6)]
-    assert all(any(torch.equal(row, parts) for parts in known) for row in drawn.traits)
+    latents = [train_vace.latent_of(pool, index) for index in range(6)]
+    for clean, traits in zip(drawn.clean, drawn.traits, strict=True):
+        (index,) = (i for i, one in enumerate(latents) if torch.equal(clean[:, -one.shape[1] :], one))
+        assert torch.equal(traits, trait_parts(pool.latents.videos.scene(index)))
 
 
 def test_half_of_the_samples_lean_and_never_the_reference_or_a_late_step():
@@ -192,14 +194,12 @@ def raw(tensor):
     return getattr(tensor, "raw", tensor)
 
 
-def trained_for(steps, model, pool, vae, folder, **options):
+def trained_for(steps, model, pool, vae, folder):
     """Train for some steps, however long they take; for 0 the minutes are used up."""
     encoder = load_text_encoder(small_text_encoder_state())
     batches = VaceBatches([pool], grey_latent(vae, SIZE))
     minutes, stop = (30.0 if steps else 1e-6), lambda moment: moment.step >= steps
-    return train_vace.train_vace(
-        folder, model, encoder, batches, minutes=minutes, batch=4, watch=stop, **options
-    )
+    return train_vace.train_vace(folder, model, encoder, batches, minutes=minutes, batch=4, watch=stop)
 
 
 def test_training_moves_the_vace_blocks_alone_and_the_files_prove_it(pool, vae, tmp_path):
@@ -232,15 +232,22 @@ def test_training_moves_the_vace_blocks_alone_and_the_files_prove_it(pool, vae, 
 
 
 def test_traits_that_a_reference_shows_count(pool, vae, tmp_path, monkeypatch):
+    """With a reader whose every mistake is a thousand nats, which is asked about the video and not about the reference."""
     monkeypatch.setattr(train_vace, "REFERENCE_SHARE", 1.0)
-    reader, asked = LatentReader(width=16).requires_grad_(False), []
-    mistake = reader.mistake
+    reader, asked, losses = LatentReader(width=16).requires_grad_(False), [], []
+    monkeypatch.setattr(
+        reader, "mistake", lambda latents, parts: asked.append(latents) or 1000 + 0 * parts.sum(1)
+    )
+    encoder, batches = (
+        load_text_encoder(small_text_encoder_state()),
+        VaceBatches([pool], grey_latent(vae, SIZE)),
+    )
 
-    def watched(latents, parts):
-        asked.append(mistake(latents, parts))
-        return asked[-1]
+    def stop(moment):
+        losses.append(moment.figures["reference"])
+        return True
 
-    monkeypatch.setattr(reader, "mistake", watched)
     model = build_transformer(small_transformer_state())
-    trained_for(1, model, pool, vae, tmp_path, reader=reader)
-    assert asked[0].shape == (4,) and asked[0].requires_grad
+    train_vace.train_vace(tmp_path, model, encoder, batches, minutes=30, batch=4, watch=stop, reader=reader)
+    assert asked[0].shape == (4, *pool.latents.shape) and asked[0].requires_grad
+    assert losses[0] == pytest.approx(1000 * train_vace.TRAITS_WEIGHT, rel=0.1)

@@ -42,6 +42,8 @@ def test_the_reader_is_found_where_it_was_trained(tmp_path):
     with pytest.raises(WanError, match="run the stage traits, after the stage latents"):
         load_reader(tmp_path)
     pool = LatentPool(VideoPool(tmp_path, 4, frames=5, height=32, width=32))
+    with pytest.raises(WanError, match="holds no latents yet: run the stage latents"):
+        train_reader([pool], tmp_path, minutes=0.01)
     pool.path.write_bytes(np.random.default_rng(0).normal(size=(4, *pool.shape)).astype(np.float16).tobytes())
     reader = train_reader([pool], tmp_path, minutes=0.01, batch=8)
     again, latents = load_reader(tmp_path), torch.from_numpy(pool.read().astype(np.float32))

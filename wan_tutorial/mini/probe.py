@@ -26,7 +26,7 @@ from .data import VideoPool, training_videos
 from .evaluate import held_out_scenes
 from .loop import Budget, train
 from .train_vace import another_look
-from .traits import PARTS, trait_parts
+from .traits import PARTS, convolve, trait_parts
 from .world import TRAITS, Scene, render
 
 SIDE = 96  # pixels of the frames it reads
@@ -41,11 +41,11 @@ class TraitProbe(nn.Module):
         super().__init__()
         self.look = nn.Sequential(
             nn.PixelUnshuffle(4),  # (B, 48, 24, 24)
-            *_convolve(48, width),
-            *_convolve(width, width),
-            *_convolve(width, 2 * width, stride=2),  # (B, 64, 12, 12)
-            *_convolve(2 * width, 2 * width),
-            *_convolve(2 * width, 2 * width, stride=2),  # (B, 64, 6, 6)
+            *convolve(48, width),
+            *convolve(width, width),
+            *convolve(width, 2 * width, stride=2),  # (B, 64, 12, 12)
+            *convolve(2 * width, 2 * width),
+            *convolve(2 * width, 2 * width, stride=2),  # (B, 64, 6, 6)
         )
         self.tell = nn.Sequential(
             nn.Flatten(), nn.Linear(72 * width, 256), nn.GELU(), nn.Linear(256, len(TRAITS) * PARTS)
@@ -69,10 +69,6 @@ class TraitProbe(nn.Module):
         numbers = torch.stack([torch.stack([trait_parts(scene) for scene in row]) for row in candidates])
         told = self.read(videos)[:, None].expand(-1, numbers.shape[1], -1, -1)  # (N, candidates, traits, 8)
         return told.gather(-1, numbers[..., None]).sum((2, 3)).argmax(1).tolist()
-
-
-def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.GroupNorm(8, out), nn.GELU()
 
 
 def draw_candidates(scene: Scene, seed: int, count: int = CANDIDATES) -> list[Scene]:

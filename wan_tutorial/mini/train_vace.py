@@ -346,8 +346,7 @@ def train_vace(
         if traits is not None:  # beside a reference
             options |= {"coarse": COARSE_WEIGHT, "drift": gone_wrong(clean, t)}
             if reader is not None:
-                read = reader
-                options["also"] = lambda latents: TRAITS_WEIGHT * read.mistake(latents[:, :, 1:], traits)
+                options["also"] = lambda latents: TRAITS_WEIGHT * reader.mistake(latents[:, :, 1:], traits)
         return flow_matching_loss(asked, clean, text, t, visible, weight, **options)
 
     # With a reference there is a frame more: two shapes, and a graph for each.
@@ -398,9 +397,8 @@ def gone_wrong(clean: Tensor, t: Tensor) -> Tensor:
     share = DRIFT * torch.rand(size, device=clean.device) * (torch.rand(size, device=clean.device) < 0.5)
     share = share * ((t.view(size) - 0.3) / 0.3).clamp(0, 1)
     lean = share * (clean.roll(1, 0) - clean)
-    return torch.cat(
-        [torch.zeros_like(lean[:, :, :1]), lean[:, :, 1:]], dim=2
-    )  # the reference itself does not
+    lean[:, :, 0] = 0  # the reference itself does not
+    return lean
 
 
 def same(tensor: Tensor, before: Tensor | None) -> bool:

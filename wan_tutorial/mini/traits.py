@@ -28,10 +28,10 @@ class LatentReader(nn.Module):
     def __init__(self, width: int = 64):
         super().__init__()
         self.look = nn.Sequential(
-            *_convolve(16, width),  # (B, 64, 12, 12)
-            *_convolve(width, width),
-            *_convolve(width, width, stride=2),  # (B, 64, 6, 6)
-            *_convolve(width, width),
+            *convolve(16, width),  # (B, 64, 12, 12)
+            *convolve(width, width),
+            *convolve(width, width, stride=2),  # (B, 64, 6, 6)
+            *convolve(width, width),
             nn.AdaptiveAvgPool2d(6),  # changes nothing at 96 x 96 pixels; other sizes fit too
         )
         self.tell = nn.Sequential(
@@ -52,7 +52,8 @@ class LatentReader(nn.Module):
         return F.cross_entropy(logits.movedim(-1, 1), told, reduction="none").mean((1, 2))
 
 
-def _convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+def convolve(width: int, out: int, *, stride: int = 1) -> tuple[nn.Module, ...]:
+    """The layers of one convolution 3 x 3, for `nn.Sequential`."""
     return nn.Conv2d(width, out, 3, stride, padding=1, bias=False), nn.GroupNorm(8, out), nn.GELU()
 
 
@@ -76,7 +77,9 @@ def train_reader(
 ) -> LatentReader:
     """Train for `minutes` on latents as a model expects them; checkpoint and curves go to folder/traits."""
     torch.manual_seed(0)
-    dice = np.random.default_rng()
+    dice, pools = np.random.default_rng(), [pool for pool in pools if pool.ready]
+    if not pools:
+        raise WanError(f"{folder} holds no latents yet: run the stage latents.")
     parts = [torch.stack([trait_parts(pool.videos.scene(i)) for i in range(pool.ready)]) for pool in pools]
     reader = LatentReader()
 
