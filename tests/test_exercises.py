@@ -44,8 +44,12 @@ MODULES = (
     running,
     comparing,
 )
-EXERCISES = [exercise for module in MODULES for exercise in module.EXERCISES]
-WRONG = [(exercise, wrong) for exercise in EXERCISES for wrong in exercise.misconceptions]
+EXERCISES = [one for module in MODULES for one in vars(module).values() if isinstance(one, Exercise)]
+WRONG = [
+    pytest.param(exercise, wrong, id=f"{exercise.name}-{number}")
+    for exercise in EXERCISES
+    for number, wrong in enumerate(exercise.misconceptions)
+]
 
 exercises = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
 
@@ -63,14 +67,13 @@ def test_the_solution_passes(exercise):
 @exercises
 def test_there_are_three_hints_three_misconceptions_and_a_checker(exercise):
     assert len(exercise.hints) == 3 and all(exercise.hints)
-    names = [wrong.name for wrong in exercise.misconceptions]
-    assert len(names) >= 3 and len(set(names)) == len(names)
-    (module,) = (module for module in MODULES if exercise in module.EXERCISES)
-    checker = getattr(module, f"check_{exercise.name}")
-    assert checker(exercise.solution) is exercise.solution
+    told = {wrong.explanation for wrong in exercise.misconceptions}
+    assert len(told) == len(exercise.misconceptions) >= 3
+    assert any(vars(module).get(f"check_{exercise.name}") is exercise for module in MODULES)
+    assert exercise(exercise.solution) is exercise.solution
 
 
-@pytest.mark.parametrize(("exercise", "wrong"), WRONG, ids=lambda one: one.name)
+@pytest.mark.parametrize(("exercise", "wrong"), WRONG)
 def test_a_wrong_answer_runs_has_the_right_shape_and_is_told_what_it_did(
     exercise: Exercise, wrong: Misconception
 ):
@@ -109,7 +112,7 @@ def test_the_kits_own_answer_is_not_praised(capsys):
 
 
 def test_hints_come_one_by_one_and_all_on_request(capsys):
-    wrong = steps.EULER_STEP.misconceptions[0].function
+    wrong = steps.check_euler_step.misconceptions[0].function
     for level in (1, 2, 3, 4):
         assert steps.check_euler_step(wrong) is steps.euler_step
         told = capsys.readouterr().out
@@ -136,7 +139,7 @@ def test_hints_come_one_by_one_and_all_on_request(capsys):
     ],
 )
 def test_any_other_wrong_answer_is_told_kindly(answer, told):
-    verdict = mark(steps.EULER_STEP, answer)
+    verdict = mark(steps.check_euler_step, answer)
     assert verdict.mark == "wrong" and told in verdict.message
 
 
@@ -150,7 +153,7 @@ def test_any_other_wrong_answer_is_told_kindly(answer, told):
     ],
 )
 def test_of_two_tensors_the_wrong_one_is_named(answer, told):
-    verdict = mark(references.SPLIT_VIDEO, answer)
+    verdict = mark(references.check_split_video, answer)
     assert verdict.mark == "wrong" and told in verdict.message
 
 
@@ -158,7 +161,7 @@ def test_an_answer_may_change_its_inputs_in_place():
     def in_place(latent, velocity, sigma, sigma_next):
         return latent.add_(velocity.mul_(sigma_next - sigma))
 
-    assert mark(steps.EULER_STEP, in_place).mark == "right"
+    assert mark(steps.check_euler_step, in_place).mark == "right"
 
 
 def test_numbers_tuples_and_truths_are_told_apart():

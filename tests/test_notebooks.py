@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 from wan_tutorial import exercises
-from wan_tutorial.exercises.marking import mark
+from wan_tutorial.exercises.marking import Exercise, mark
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -24,7 +24,9 @@ MODULES = [
     importlib.import_module(f"{exercises.__name__}.{m.name}")
     for m in pkgutil.iter_modules(exercises.__path__)
 ]
-EXERCISES = {exercise.name: exercise for module in MODULES for exercise in getattr(module, "EXERCISES", ())}
+EXERCISES = {
+    one.name: one for module in MODULES for one in vars(module).values() if isinstance(one, Exercise)
+}
 
 spec = importlib.util.spec_from_file_location("build", NOTEBOOKS / "build.py")
 build = importlib.util.module_from_spec(spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 CLOCKS = (22, 21, 21)  # channel pairs that turn with the frame, the row, the column
 
@@ -52,8 +52,7 @@ def _far_cells(latent: Tensor) -> Tensor:
     return cells.permute(1, 3, 5, 0, 2, 4).reshape(-1, 4 * channels)
 
 
-PATCHIFY = Exercise(
-    name="patchify",
+check_patchify = Exercise(
     solution=patchify,
     inputs=lambda g: [
         (torch.randn(16, *shape, generator=g),) for shape in ((1, 4, 6), (4, 12, 12), (2, 6, 4))
@@ -68,39 +67,33 @@ PATCHIFY = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "only reshaped",
             lambda latent: latent.reshape(-1, 4 * latent.shape[0]),
             "a reshape alone moves nothing: your tokens are 64 numbers in a row of one channel, a strip and no patch. "
             "Split, permute, then join.",
         ),
         Misconception(
-            "columns before rows",
             lambda latent: _patches(latent, 1, 4, 2, 0, 3, 5),
             "your patches are right, but you number them column by column. Tokens are read row by row; each would be "
             "told a place that is not its own.",
         ),
         Misconception(
-            "channels last",
             lambda latent: _patches(latent, 1, 2, 4, 3, 5, 0),
             "your tokens hold the right 64 numbers in another order: here the channel comes first, then row and column "
             "in the patch, as in the weights of the model's patch embedding.",
         ),
         Misconception(
-            "far cells",
             _far_cells,
             "you join cells that are half a picture apart: reshape to (H // 2, 2), not to (2, H // 2), as neighbours "
             "are the last to change.",
         ),
         Misconception(
-            "patch on its side",
             lambda latent: _patches(latent, 1, 2, 4, 0, 5, 3),
             "each of your patches lies on its side: inside a patch, too, rows come before columns.",
         ),
     ),
 )
 
-ROTARY_ANGLES = Exercise(
-    name="rotary_angles",
+check_rotary_angles = Exercise(
     solution=rotary_angles,
     inputs=lambda g: (
         [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
@@ -115,38 +108,32 @@ ROTARY_ANGLES = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "the column gets 22",
             lambda frame, row, column: _turned(frame, row, column, (21, 21, 22)),
             "64 pairs do not divide by three, and you give the one left over to the column. Wan gives it to the frame: "
             "22, 21, 21.",
         ),
         Misconception(
-            "row and column swapped",
             lambda frame, row, column: rotary_angles(frame, column, row),
             "you turn the second third by the column and the last by the row; it is frame, row, column.",
         ),
         Misconception(
-            "one position for all",
             lambda frame, row, column: rotary_angles(*[frame + row + column] * 3),
             "you add the three positions up: one step right and one step down then look alike. Each axis has clocks of "
             "its own.",
         ),
         Misconception(
-            "all clocks alike",
             lambda frame, row, column: _turned(frame, row, column, CLOCKS, 0.0),
             "all your clocks turn at one speed: after 6.28 steps every hand is back, and the token seems to be at home. "
             "Each pair is slower than the one before.",
         ),
         Misconception(
-            "slow clocks too slow",
             lambda frame, row, column: _turned(frame, row, column, CLOCKS, 2.0),
             "your speeds fall too fast: you count channels, two for each pair, where the exponent counts pairs, i / 22.",
         ),
     ),
 )
 
-ATTENTION_WEIGHTS = Exercise(
-    name="attention_weights",
+check_attention_weights = Exercise(
     solution=attention_weights,
     inputs=lambda g: [
         (torch.randn(t, d, generator=g) * 2, torch.randn(n, d, generator=g) * 2)
@@ -160,48 +147,25 @@ ATTENTION_WEIGHTS = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "no root",
             lambda query, key: (query @ key.T).softmax(dim=-1),
             "you leave out the division by the root of D: scores grow with D, and each query sees one key only.",
         ),
         Misconception(
-            "divided by D",
             lambda query, key: (query @ key.T / query.shape[-1]).softmax(dim=-1),
             "you divide by D, not by its root: all keys get nearly the same share.",
         ),
         Misconception(
-            "shared out among queries",
             lambda query, key: (query @ key.T / query.shape[-1] ** 0.5).softmax(dim=0),
             "your columns add up to 1: each key shares itself out. It is the query that has 1 to give: dim=-1.",
         ),
         Misconception(
-            "no softmax",
             lambda query, key: query @ key.T / query.shape[-1] ** 0.5,
             "these are the scores, above and below zero. Softmax makes shares of them that add up to 1.",
         ),
         Misconception(
-            "only divided by the sum",
             lambda query, key: (query @ key.T).abs() / (query @ key.T).abs().sum(-1, keepdim=True),
             "you share out the scores themselves, so two that point apart count as much as two that point together. "
             "Softmax takes the exponential first.",
         ),
     ),
 )
-
-
-def check_patchify(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `patchify(latent)`."""
-    return check(PATCHIFY, answer, hint=hint)
-
-
-def check_rotary_angles(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `rotary_angles(frame, row, column)`."""
-    return check(ROTARY_ANGLES, answer, hint=hint)
-
-
-def check_attention_weights(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `attention_weights(query, key)`."""
-    return check(ATTENTION_WEIGHTS, answer, hint=hint)
-
-
-EXERCISES = (PATCHIFY, ROTARY_ANGLES, ATTENTION_WEIGHTS)

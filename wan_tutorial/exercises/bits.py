@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 FP8 = torch.float8_e4m3fn
 
@@ -56,8 +56,7 @@ def _bytes(generator: torch.Generator, count: int) -> Tensor:
     return torch.randint(0, 256, (count,), generator=generator, dtype=torch.uint8)
 
 
-BITS_PER_WEIGHT = Exercise(
-    name="bits_per_weight",
+check_bits_per_weight = Exercise(
     solution=bits_per_weight,
     inputs=lambda g: list(LAYOUTS.values()),
     praise="So Q3_K is 3.4375 bits, not 3: a scale in six bits for each 16, and one in 16 bits for each 256.",
@@ -68,30 +67,25 @@ BITS_PER_WEIGHT = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "scales for nothing",
             lambda q_bits, group, group_bits, block, halves: float(q_bits),
             "you count the numbers and not their scales. That is why a Q3 file is larger than three bits for each weight.",
         ),
         Misconception(
-            "a half is two bits",
             lambda q_bits, group, group_bits, block, halves: q_bits + group_bits / group + 2 * halves / block,
             "a half-precision number takes 2 bytes, 16 bits, and you count in bits.",
         ),
         Misconception(
-            "one scale for the block",
             lambda q_bits, group, group_bits, block, halves: q_bits + (group_bits + 16 * halves) / block,
             "you count the group's scale once for the whole block; each group has its own.",
         ),
         Misconception(
-            "no halves",
             lambda q_bits, group, group_bits, block, halves: q_bits + group_bits / group,
             "you leave out the block's own scale. In blocks of 32 weights it is half a bit for each.",
         ),
     ),
 )
 
-Q3_K_NUMBERS = Exercise(
-    name="q3_k_numbers",
+check_q3_k_numbers = Exercise(
     solution=q3_k_numbers,
     inputs=lambda g: [(_bytes(g, 32), _bytes(g, 64)) for _ in range(3)],
     praise="256 numbers of three bits each, from 96 bytes, not one bit of them unused.",
@@ -105,23 +99,19 @@ Q3_K_NUMBERS = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "wrapped around",
             lambda high, low: (q3_k_numbers(high, low).to(torch.uint8)).int(),
             "some of your numbers are about 250: bytes (uint8) have no numbers below zero and wrap around. Make them .int() "
             "before you take 4 away.",
         ),
         Misconception(
-            "never negative",
             lambda high, low: q3_k_numbers(high, low) + 4,
             "your numbers run from 0 to 7. They are stored plus 4: take it away, or every weight is pushed to one side.",
         ),
         Misconception(
-            "third bit upside down",
             lambda high, low: q3_k_numbers(255 - high, low),
             "your third bits are upside down: where the bit is set, nothing is taken away; where it is not, 4 is.",
         ),
         Misconception(
-            "byte by byte",
             lambda high, low: (
                 torch.stack([low >> s & 3 for s in (0, 2, 4, 6)], dim=1).flatten().int()
                 + 4 * torch.stack([high >> b & 1 for b in range(8)], dim=1).flatten().int()
@@ -131,7 +121,6 @@ Q3_K_NUMBERS = Exercise(
             "so a processor gets 32 of them with one shift.",
         ),
         Misconception(
-            "all 64 bytes at each shift",
             lambda high, low: (
                 torch.cat([low >> s & 3 for s in (0, 2, 4, 6)]).int()
                 + 4 * torch.cat([high >> b & 1 for b in range(8)]).int()
@@ -143,8 +132,7 @@ Q3_K_NUMBERS = Exercise(
     ),
 )
 
-Q3_K_SCALES = Exercise(
-    name="q3_k_scales",
+check_q3_k_scales = Exercise(
     solution=q3_k_scales,
     inputs=lambda g: [(_bytes(g, 12),) for _ in range(4)],
     praise="Sixteen six-bit numbers in twelve bytes. Times d, they are the steps of the sixteen groups.",
@@ -158,23 +146,19 @@ Q3_K_SCALES = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "never negative",
             lambda packed: q3_k_scales(packed) + 32,
             "your scales run from 0 to 63. They are stored plus 32, and scales may be negative.",
         ),
         Misconception(
-            "four bits only",
             lambda packed: torch.cat([packed[:8] & 15, packed[:8] >> 4]).int() - 32,
             "you use the lower four bits only. The upper two lie in the last four bytes.",
         ),
         Misconception(
-            "halves in turn",
             lambda packed: q3_k_scales(packed).view(2, 8).T.flatten(),
             "you take both halves of a byte one after the other. First come the lower halves of all eight bytes, then the "
             "upper halves.",
         ),
         Misconception(
-            "upper bits byte by byte",
             lambda packed: (
                 torch.cat([packed[:8] & 15, packed[:8] >> 4]).int()
                 + 16 * torch.stack([packed[8:] >> s & 3 for s in (0, 2, 4, 6)], dim=1).flatten().int()
@@ -183,15 +167,13 @@ Q3_K_SCALES = Exercise(
             "you read the upper pieces byte by byte. Scales 0 to 3 find theirs in the lowest bits of the four bytes.",
         ),
         Misconception(
-            "wrapped around",
             lambda packed: q3_k_scales(packed).to(torch.uint8).int(),
             "some of your scales are about 250: bytes wrap around below zero. Make them .int() before you take 32 away.",
         ),
     ),
 )
 
-FP8_ROW = Exercise(
-    name="fp8_row",
+check_fp8_row = Exercise(
     solution=fp8_row,
     inputs=lambda g: [(torch.randn(256, generator=g) * size,) for size in (0.02, 1.0, 30.0)],
     praise="Each number keeps three bits after its first, wherever it lies: small weights stay as exact as large ones.",
@@ -202,32 +184,27 @@ FP8_ROW = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "no scale",
             lambda weights: weights.to(FP8).float(),
             "you round the weights as they are. Small ones fall to where this format has only few numbers left.",
         ),
         Misconception(
-            "scale forgotten on the way back",
             lambda weights: (weights / (weights.abs().max() / 448)).to(FP8).float(),
             "you forget to multiply by the scale again: all weights come back hundreds of times too large or too small. It "
             "is the file's `scale_weight`.",
         ),
         Misconception(
-            "the largest becomes 1",
             lambda weights: (weights / weights.abs().max()).to(FP8).float() * weights.abs().max(),
             "you bring the largest weight to 1. The format reaches to 448: below 1 you use little more than half of its "
             "numbers, and the smallest weights get coarse steps.",
         ),
         Misconception(
-            "even steps",
             lambda weights: (weights / (weights.abs().max() / 127)).round() * (weights.abs().max() / 127),
             "you round to 255 even steps. That is int8; a float's steps are finer near zero and coarser far from it.",
         ),
     ),
 )
 
-MEMORY_SUM = Exercise(
-    name="memory_sum",
+check_memory_sum = Exercise(
     solution=memory_sum,
     inputs=lambda g: [
         (17_097_031_680, 3.4375, 8100, 5120),
@@ -244,52 +221,20 @@ MEMORY_SUM = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "bits taken for bytes",
             lambda weights, bits, tokens, dim: weights * bits + tokens * dim * 34,
             "you add bits to bytes: eight bits are a byte.",
         ),
         Misconception(
-            "only the file",
             lambda weights, bits, tokens, dim: weights * bits / 8,
             "you count the file alone. It fits, and the first step fails: the tokens need room, too.",
         ),
         Misconception(
-            "all in half precision",
             lambda weights, bits, tokens, dim: weights * bits / 8 + tokens * dim * 18,
             "you count 2 bytes for every number. The residual stream, the norms and the turned query and key are float32.",
         ),
         Misconception(
-            "unpacked",
             lambda weights, bits, tokens, dim: weights * 2 + tokens * dim * 34,
             "you count all weights unpacked to 16 bits. They stay packed; one matrix at a time is unpacked and thrown away.",
         ),
     ),
 )
-
-
-def check_bits_per_weight(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `bits_per_weight(q_bits, group, group_bits, block, halves)`."""
-    return check(BITS_PER_WEIGHT, answer, hint=hint)
-
-
-def check_q3_k_numbers(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `q3_k_numbers(high, low)`."""
-    return check(Q3_K_NUMBERS, answer, hint=hint)
-
-
-def check_q3_k_scales(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `q3_k_scales(packed)`."""
-    return check(Q3_K_SCALES, answer, hint=hint)
-
-
-def check_fp8_row(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `fp8_row(weights)`."""
-    return check(FP8_ROW, answer, hint=hint)
-
-
-def check_memory_sum(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `memory_sum(weights, bits, tokens, dim)`."""
-    return check(MEMORY_SUM, answer, hint=hint)
-
-
-EXERCISES = (BITS_PER_WEIGHT, Q3_K_NUMBERS, Q3_K_SCALES, FP8_ROW, MEMORY_SUM)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 
 def is_fair(before: Sequence[Any], after: Sequence[Any]) -> bool:
@@ -31,8 +31,7 @@ def _settings(generator: torch.Generator) -> list[tuple[Any, ...]]:
     return [*changed, ([*start], [seed + 1, steps + 1, 3.0, "euler"])]
 
 
-IS_FAIR = Exercise(
-    name="is_fair",
+check_is_fair = Exercise(
     solution=is_fair,
     inputs=_settings,
     praise="One change, and whatever is different in the videos comes from it.",
@@ -43,25 +42,21 @@ IS_FAIR = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "any change",
             lambda before, after: before != after,
             "this is True for two and more changes as well. Then nobody knows which of them did it.",
         ),
         Misconception(
-            "at most one",
             lambda before, after: sum(one != other for one, other in zip(before, after, strict=True)) <= 1,
             "this is True where nothing was changed at all: two equal runs compare nothing.",
         ),
         Misconception(
-            "the seed may change too",
             lambda before, after: sum(a != b for a, b in zip(before[1:], after[1:], strict=True)) == 1,
             "you leave out the first setting, the seed. Another seed is another video: it is a change like any other.",
         ),
     ),
 )
 
-STANDARD_ERROR = Exercise(
-    name="standard_error",
+check_standard_error = Exercise(
     solution=standard_error,
     inputs=lambda g: [(0.3 + torch.randn(count, generator=g),) for count in (4, 4, 9, 16)],
     praise="Four times as many seeds, half the doubt.",
@@ -72,32 +67,16 @@ STANDARD_ERROR = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "of a single one",
             lambda differences: differences.std().item(),
             "this is how far a single seed lies from the mean. The mean of n seeds is surer: divide by sqrt(n).",
         ),
         Misconception(
-            "divided by n",
             lambda differences: (differences.std() / len(differences)).item(),
             "you divide by n, which promises too much: chances cancel only with the square root of n.",
         ),
         Misconception(
-            "the variance",
             lambda differences: (differences.var() / len(differences) ** 0.5).item(),
             "this is the variance, in squared units; the standard deviation is its root: .std().",
         ),
     ),
 )
-
-
-def check_is_fair(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `is_fair(before, after)`."""
-    return check(IS_FAIR, answer, hint=hint)
-
-
-def check_standard_error(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `standard_error(differences)`."""
-    return check(STANDARD_ERROR, answer, hint=hint)
-
-
-EXERCISES = (IS_FAIR, STANDARD_ERROR)

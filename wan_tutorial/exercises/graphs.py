@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 
 def can_run(name: str, feeders: Collection[str], done: Collection[str]) -> bool:
@@ -51,8 +51,7 @@ def _values(generator: torch.Generator) -> list[tuple[Any, ...]]:
     ]
 
 
-CAN_RUN = Exercise(
-    name="can_run",
+check_can_run = Exercise(
     solution=can_run,
     inputs=_moments,
     praise="That is all there is to a graph engine: ask this of every node until all have run.",
@@ -63,17 +62,14 @@ CAN_RUN = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "one feeder is enough",
             lambda name, feeders, done: name not in done and (not feeders or any(f in done for f in feeders)),
             "you let a node run when one of its feeders has; the KSampler needs the model and both prompts.",
         ),
         Misconception(
-            "runs again and again",
             lambda name, feeders, done: all(feeder in done for feeder in feeders),
             "you let nodes run that have run already, so the loop would never end.",
         ),
         Misconception(
-            "loaders never start",
             lambda name, feeders, done: (
                 name not in done and bool(feeders) and all(f in done for f in feeders)
             ),
@@ -82,8 +78,7 @@ CAN_RUN = Exercise(
     ),
 )
 
-KSAMPLER_SETTINGS = Exercise(
-    name="ksampler_settings",
+check_ksampler_settings = Exercise(
     solution=ksampler_settings,
     inputs=_values,
     praise="The value after the seed belongs to ComfyUI's page alone; scripts that forget it read 'fixed' as steps.",
@@ -94,32 +89,16 @@ KSAMPLER_SETTINGS = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "the page's value forgotten",
             lambda values: (values[0], values[1], values[2], values[5]),
             "you count as if there were six values; the second, such as 'fixed', is no setting of the sampler.",
         ),
         Misconception(
-            "cfg before steps",
             lambda values: (values[0], values[3], values[2], values[6]),
             "you take cfg for steps and steps for cfg: steps come first.",
         ),
         Misconception(
-            "denoise always 1",
             lambda values: (values[0], values[2], values[3], 1.0),
             "you leave denoise at 1, but it is the last of the values, and people do change it.",
         ),
     ),
 )
-
-
-def check_can_run(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `can_run(name, feeders, done)`."""
-    return check(CAN_RUN, answer, hint=hint)
-
-
-def check_ksampler_settings(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `ksampler_settings(values)`."""
-    return check(KSAMPLER_SETTINGS, answer, hint=hint)
-
-
-EXERCISES = (CAN_RUN, KSAMPLER_SETTINGS)

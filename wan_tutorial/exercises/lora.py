@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 
 def keep_rank(matrix: Tensor, rank: int) -> Tensor:
@@ -38,8 +38,7 @@ def _without_sizes(matrix: Tensor, rank: int) -> Tensor:
     return columns[:, :rank] @ rows[:rank]
 
 
-KEEP_RANK = Exercise(
-    name="keep_rank",
+check_keep_rank = Exercise(
     solution=keep_rank,
     inputs=lambda g: [
         (torch.randn(shape, generator=g), rank) for shape, rank in (((6, 5), 2), ((4, 7), 3), ((5, 5), 1))
@@ -52,36 +51,30 @@ KEEP_RANK = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "keeps the smallest",
             lambda matrix, rank: matrix - keep_rank(matrix, min(matrix.shape) - rank),
             "you keep the smallest parts. The sizes fall: the largest come first.",
         ),
         Misconception(
-            "forgets the sizes",
             _without_sizes,
             "you leave out the sizes, so that every part counts as much as any other.",
         ),
         Misconception(
-            "takes away instead of keeping",
             lambda matrix, rank: matrix - keep_rank(matrix, rank),
             "this is what is left over. Keep the largest parts, and drop this.",
         ),
         Misconception(
-            "cuts the matrix",
             lambda matrix, rank: torch.cat([matrix[:, :rank], 0 * matrix[:, rank:]], dim=1),
             "you keep some columns of the matrix itself. It has the right rank, but the rest of the picture is gone: each "
             "part of the SVD reaches over all of it.",
         ),
         Misconception(
-            "one part alone",
             lambda matrix, rank: keep_rank(matrix, rank) - keep_rank(matrix, rank - 1),
             "you take part number `rank` alone, not the first `rank` parts together: mind the colon in [:rank].",
         ),
     ),
 )
 
-LOW_RANK = Exercise(
-    name="low_rank",
+check_low_rank = Exercise(
     solution=low_rank,
     inputs=lambda g: [_thin(g, (t, wide), (rank, wide), (wide, rank)) for t, wide, rank in ((3, 8, 2), (5, 6, 4), (1, 9, 3))],
     praise="The large matrix up @ down is never made: each token is squeezed to `rank` numbers, and widened again.",
@@ -92,31 +85,26 @@ LOW_RANK = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "the wrong way through",
             lambda x, down, up: x @ up @ down,
             "you go through up first, and backwards. Tokens are rows, so each matrix is met transposed: down.T, then up.T.",
         ),
         Misconception(
-            "added to the token",
             lambda x, down, up: x + x @ down.T @ up.T,
             "you add the token itself. A layer's answer is W x, and the LoRA adds its product to that; here the product alone "
             "is asked for.",
         ),
         Misconception(
-            "divided by the rank",
             lambda x, down, up: x @ down.T @ up.T / down.shape[0],
             "you divide by the rank. That is alpha's business, and comes afterwards.",
         ),
         Misconception(
-            "one direction",
             lambda x, down, up: x @ down[:1].T @ up[:, :1].T,
             "you use one row of down and one column of up: an update of rank 1. All of them add up.",
         ),
     ),
 )  # fmt: skip
 
-LORA_SCALE = Exercise(
-    name="lora_scale",
+check_lora_scale = Exercise(
     solution=lora_scale,
     inputs=lambda g: [(16.0, 32, 1.0), (None, 32, 0.3), (64.0, 16, 0.5), (1.0, 4, -1.0), (None, 8, 1.0)],
     praise="So the same strength means the same whatever alpha the trainer chose: the file brings its own.",
@@ -127,35 +115,29 @@ LORA_SCALE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "alpha ignored",
             lambda alpha, rank, strength: strength,
             "you leave alpha out. A file with alpha 16 and rank 32 was trained to count by half.",
         ),
         Misconception(
-            "rank forgotten",
             lambda alpha, rank, strength: strength * (1.0 if alpha is None else alpha),
             "you multiply by alpha itself; it is a share of the rank, so divide by that.",
         ),
         Misconception(
-            "upside down",
             lambda alpha, rank, strength: strength * (1.0 if alpha is None else rank / alpha),
             "you divide the rank by alpha. A larger alpha should count for more.",
         ),
         Misconception(
-            "no alpha is nothing",
             lambda alpha, rank, strength: strength * (alpha or 0) / rank,
             "without an alpha you get 0: the LoRA is off. No alpha means that nothing is scaled.",
         ),
         Misconception(
-            "root of the rank",
             lambda alpha, rank, strength: strength * (1.0 if alpha is None else alpha / rank**0.5),
             "you divide by the root of the rank. Some trainers do so (rsLoRA), but the formula of LoRA has the rank itself.",
         ),
     ),
 )
 
-MERGE = Exercise(
-    name="merge",
+check_merge = Exercise(
     solution=merge,
     inputs=lambda g: [
         (*_thin(g, (wide, wide), (rank, wide), (wide, rank)), scale)
@@ -169,52 +151,24 @@ MERGE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "blended",
             lambda weight, down, up, scale: (1 - scale) * weight + scale * up @ down,
             "you fade the weight out while the update comes in; at 1 nothing would be left of the model. An update is added.",
         ),
         Misconception(
-            "scaled twice",
             lambda weight, down, up, scale: weight + (scale * up) @ (scale * down),
             "you scale both thin matrices, so the scale counts twice: 0.3 acts like 0.09.",
         ),
         Misconception(
-            "everything scaled",
             lambda weight, down, up, scale: scale * (weight + up @ down),
             "you scale the model's own weight as well. At scale 0 the model should be as it was.",
         ),
         Misconception(
-            "transposed",
             lambda weight, down, up, scale: weight + scale * (up @ down).T,
             "your update lies on its side: up @ down is (out, in) already, as the weight is.",
         ),
         Misconception(
-            "replaced",
             lambda weight, down, up, scale: scale * up @ down,
             "this is the update alone. It belongs on top of the weight, not in its place.",
         ),
     ),
 )
-
-
-def check_keep_rank(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `keep_rank(matrix, rank)`."""
-    return check(KEEP_RANK, answer, hint=hint)
-
-
-def check_low_rank(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `low_rank(x, down, up)`."""
-    return check(LOW_RANK, answer, hint=hint)
-
-
-def check_lora_scale(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `lora_scale(alpha, rank, strength)`."""
-    return check(LORA_SCALE, answer, hint=hint)
-
-
-def check_merge(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `merge(weight, down, up, scale)`."""
-    return check(MERGE, answer, hint=hint)
-
-
-EXERCISES = (KEEP_RANK, LOW_RANK, LORA_SCALE, MERGE)

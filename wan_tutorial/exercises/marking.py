@@ -25,21 +25,30 @@ TOLERANCE = 1e-4  # relative: an answer in other words may round differently
 class Misconception:
     """A wrong answer that runs, has the right shape, and comes from a thought worth talking about."""
 
-    name: str
     function: Function
     explanation: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # an answer is not to be seen by asking what the exercise is
 class Exercise:
-    """A question with its answer, the inputs that tell right from wrong, and help in three steps."""
+    """A question with its answer, the inputs that tell right from wrong, and help in three steps.
 
-    name: str  # the name the learner's function has
+    Called with a learner's function it marks it, see `check`.
+    """
+
     solution: Function
     inputs: Callable[[torch.Generator], Sequence[tuple[Any, ...]]]
     praise: str
     hints: tuple[str, str, str]
     misconceptions: tuple[Misconception, ...]
+
+    @property
+    def name(self) -> str:
+        """The name that the learner's function has."""
+        return self.solution.__name__
+
+    def __call__(self, answer: Function, *, hint: int | None = None) -> Function:
+        return check(self, answer, hint=hint)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wan_tutorial.exercises.first import SIZES, latent_shape
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 
 def psnr(video: Tensor, copy: Tensor) -> float:
@@ -40,8 +40,7 @@ def _by_frame(video: Tensor, copy: Tensor) -> float:
     return sum(map(psnr, video, copy)) / len(video)
 
 
-PSNR = Exercise(
-    name="psnr",
+check_psnr = Exercise(
     solution=psnr,
     inputs=_pairs,
     praise="Half the error is 6 dB more, a tenth of it 20. A still from a good film on disc is above 40.",
@@ -52,40 +51,33 @@ PSNR = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "a range of 1",
             lambda video, copy: psnr(video, copy) - 20 * math.log10(2),
             "you take 1 for the range, which is right for pixels from 0 to 1. Here they go from -1 to 1: 6 dB are lost.",
         ),
         Misconception(
-            "a range of 255",
             lambda video, copy: psnr(video, copy) + 20 * math.log10(255 / 2),
             "you take 255 for the range, which is right for whole numbers in files. Here pixels go from -1 to 1.",
         ),
         Misconception(
-            "root of the error",
             lambda video, copy: psnr(video, copy) / 2,
             "you divide by the root of the squared error: decibels count power, so both are squared.",
         ),
         Misconception(
-            "absolute error",
             lambda video, copy: 20 * math.log10(2 / (copy - video).abs().mean()),
             "you take the mean of the absolute error. The squared one counts a few large errors more.",
         ),
         Misconception(
-            "natural logarithm",
             lambda video, copy: 10 * math.log(4 / (copy - video).square().mean()),
             "you take the natural logarithm; decibels count powers of ten: math.log10.",
         ),
         Misconception(
-            "mean of the frames",
             _by_frame,
             "you take a PSNR of each frame and then the mean, as some papers do. Here: one error for the whole video.",
         ),
     ),
 )
 
-COMPRESSION_RATIO = Exercise(
-    name="compression_ratio",
+check_compression_ratio = Exercise(
     solution=compression_ratio,
     inputs=lambda generator: [(*size, bits) for size, bits in zip(SIZES, (16, 32, 16, 8, 16), strict=True)],
     praise="A latent of 16 bits a number is near 24 times smaller than its video; in 32 bits only 12 times.",
@@ -96,35 +88,29 @@ COMPRESSION_RATIO = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "numbers for bits",
             lambda width, height, frames, bits: compression_ratio(width, height, frames, 8),
             "you count numbers. But a number of the latent takes `bits` bits, and one of the video 8.",
         ),
         Misconception(
-            "pixels in floats",
             lambda width, height, frames, bits: 4 * compression_ratio(width, height, frames, bits),
             "you give the video's numbers 32 bits, as they have inside the model. On a disk and a screen they have 8.",
         ),
         Misconception(
-            "one colour",
             lambda width, height, frames, bits: compression_ratio(width, height, frames, bits) / 3,
             "you count one number for each pixel; it has three, red, green and blue.",
         ),
         Misconception(
-            "always four frames",
             lambda width, height, frames, bits: 8 * 3 * 4 * 64 / (bits * 16),
             "you count four frames for every latent frame. The first stands alone, and short videos feel it.",
         ),
         Misconception(
-            "upside down",
             lambda width, height, frames, bits: 1 / compression_ratio(width, height, frames, bits),
             "you divide the latent by the video. Asked is how many times smaller the latent is.",
         ),
     ),
 )
 
-FIRST_CHANGED = Exercise(
-    name="first_changed",
+check_first_changed = Exercise(
     solution=first_changed,
     inputs=lambda generator: [(frame,) for frame in (1, 2, 0, 3, 5, 20)],
     praise="Nothing before it changes at all, not in the last bit: no layer of the decoder looks forwards.",
@@ -135,42 +121,20 @@ FIRST_CHANGED = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "four to each",
             lambda latent_frame: 4 * latent_frame,
             "you give four frames to each latent frame, the first included. It stands for one frame alone.",
         ),
         Misconception(
-            "only later ones",
             lambda latent_frame: 4 * latent_frame + 1,
             "you begin after the frames that this latent frame stands for. It changes these four first of all.",
         ),
         Misconception(
-            "the whole video",
             lambda latent_frame: 0,
             "you let the change reach back to the beginning. The decoder looks only backwards, so changes go forwards.",
         ),
         Misconception(
-            "frame by frame",
             lambda latent_frame: latent_frame,
             "you count latent frames as if they were frames; after the first, each stands for four.",
         ),
     ),
 )
-
-
-def check_psnr(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `psnr(video, copy)`."""
-    return check(PSNR, answer, hint=hint)
-
-
-def check_compression_ratio(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `compression_ratio(width, height, frames, bits)`."""
-    return check(COMPRESSION_RATIO, answer, hint=hint)
-
-
-def check_first_changed(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `first_changed(latent_frame)`."""
-    return check(FIRST_CHANGED, answer, hint=hint)
-
-
-EXERCISES = (PSNR, COMPRESSION_RATIO, FIRST_CHANGED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -37,8 +37,7 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator)
 
 
-COSINE = Exercise(
-    name="cosine",
+check_cosine = Exercise(
     solution=cosine,
     inputs=lambda g: (
         [(torch.tensor([3.0, 4.0]), torch.tensor([4.0, 3.0]))]
@@ -52,35 +51,29 @@ COSINE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "dot product",
             lambda a, b: (a * b).sum(),
             "this is the dot product: it grows with the length of the vectors. Divide by both lengths.",
         ),
         Misconception(
-            "squared lengths",
             lambda a, b: (a * b).sum() / (a.square().sum() * b.square().sum()),
             "you divide by the squares of the lengths: a.norm() is the root of the sum of squares.",
         ),
         Misconception(
-            "correlation",
             lambda a, b: cosine(a - a.mean(), b - b.mean()),
             "you take the mean away first; that is a correlation. A cosine is measured from zero.",
         ),
         Misconception(
-            "one length",
             lambda a, b: (a * b).sum() / a.norm(),
             "you divide by one length only: ten times b would be ten times as similar. Divide by both.",
         ),
         Misconception(
-            "distance",
             lambda a, b: (a - b).norm(),
             "this is the distance between the ends of the vectors: 0 for equals, where the cosine is 1.",
         ),
     ),
 )
 
-FP8_VALUE = Exercise(
-    name="fp8_value",
+check_fp8_value = Exercise(
     solution=fp8_value,
     inputs=lambda g: (
         [(0b0_0111_000, 1.0), (0b1_0111_100, 0.5), (0b0_0000_011, 0.25), (0b0_1111_110, 1.0)]
@@ -96,12 +89,10 @@ FP8_VALUE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "scale forgotten",
             lambda byte, scale: fp8_value(byte, 1.0),
             "you leave the scale out. The model then runs, silently, with weights hundreds of times too large.",
         ),
         Misconception(
-            "hidden one forgotten",
             lambda byte, scale: (
                 fp8_value(byte, scale)
                 - (
@@ -113,27 +104,23 @@ FP8_VALUE = Exercise(
             "you forget the 1 before the fraction: it is not stored, as it is always there (1.fraction).",
         ),
         Misconception(
-            "bias 8",
             lambda byte, scale: fp8_value(byte, scale) / (1 if byte >> 3 & 15 == 0 else 2),
             "your exponent is off by one: it is stored plus 7, so the byte 0 0111 000 means 1.",
         ),
         Misconception(
-            "no small numbers",
             lambda byte, scale: (
                 (-1 if byte & 128 else 1) * (1 + (byte & 7) / 8) * 2 ** ((byte >> 3 & 15) - 7) * scale
             ),
             "exponent 0 is special: there the 1 before the fraction is missing, so that 0 itself can be written.",
         ),
         Misconception(
-            "no sign",
             lambda byte, scale: fp8_value(byte & 127, scale),
             "your numbers are never negative: the highest bit, byte & 128, is the sign.",
         ),
     ),
 )
 
-PAD = Exercise(
-    name="pad",
+check_pad = Exercise(
     solution=pad,
     inputs=lambda g: [
         (_normal(g, tokens, 8), length) for tokens, length in ((3, 8), (1, 5), (8, 8), (5, 16))
@@ -146,24 +133,20 @@ PAD = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "zeros first",
             lambda embedding, length: pad(embedding, length).roll(length - len(embedding), 0),
             "you put the zeros before the words: everything moves to places the model knows as the end of a prompt.",
         ),
         Misconception(
-            "last row again",
             lambda embedding, length: torch.cat(
                 [embedding, embedding[-1:].expand(length - len(embedding), -1)]
             ),
             "you fill up with the last row, so the end of the sentence is said many times over. Fill with zeros.",
         ),
         Misconception(
-            "words again",
             lambda embedding, length: embedding.repeat(-(-length // len(embedding)), 1)[:length],
             "you repeat the prompt until it is full. What stands after the words is zero.",
         ),
         Misconception(
-            "mean row",
             lambda embedding, length: torch.cat(
                 [embedding, embedding.mean(0, keepdim=True).expand(length - len(embedding), -1)]
             ),
@@ -172,8 +155,7 @@ PAD = Exercise(
     ),
 )
 
-BLEND = Exercise(
-    name="blend",
+check_blend = Exercise(
     solution=blend,
     inputs=lambda g: [(_normal(g, 4, 8), _normal(g, 4, 8), amount) for amount in (0.0, 0.25, 0.7, 1.0)],
     praise="At 0 it is the first prompt, at 1 the second, and between them points that no sentence leads to.",
@@ -184,47 +166,20 @@ BLEND = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "the other way",
             lambda a, b, amount: blend(b, a, amount),
             "you walk from b to a: at amount 0 this must be a.",
         ),
         Misconception(
-            "a kept whole",
             lambda a, b, amount: a + amount * b,
             "you keep all of a while b is added: at amount 1 this is a + b. As b comes, a must go.",
         ),
         Misconception(
-            "always half",
             lambda a, b, amount: (a + b) / 2,
             "this is the middle whatever the amount.",
         ),
         Misconception(
-            "b too early",
             lambda a, b, amount: (1 - amount) * a + b,
             "b is whole from the start: it should come in with the amount.",
         ),
     ),
 )
-
-
-def check_cosine(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `cosine(a, b)`."""
-    return check(COSINE, answer, hint=hint)
-
-
-def check_fp8_value(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `fp8_value(byte, scale)`."""
-    return check(FP8_VALUE, answer, hint=hint)
-
-
-def check_pad(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `pad(embedding, length)`."""
-    return check(PAD, answer, hint=hint)
-
-
-def check_blend(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `blend(a, b, amount)`."""
-    return check(BLEND, answer, hint=hint)
-
-
-EXERCISES = (COSINE, FP8_VALUE, PAD, BLEND)

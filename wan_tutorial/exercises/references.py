@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wan_tutorial.exercises.first import SIZES, latent_shape
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 
 def split_video(video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +53,7 @@ def _blocks(mask: Tensor) -> Tensor:
     return mask.reshape(mask.shape[0] // 8, 8, mask.shape[1] // 8, 8)
 
 
-SPLIT_VIDEO = Exercise(
-    name="split_video",
+check_split_video = Exercise(
     solution=split_video,
     inputs=_videos,
     praise="Grey is 0, the middle of -1 to 1. Where one part shows the video, the other is grey; their sum is the video.",
@@ -65,37 +64,31 @@ SPLIT_VIDEO = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "mask the other way round",
             lambda video, mask: split_video(video, 1 - mask),
             "you keep what the mask marks. In VACE a mask says where to paint; in Wan's image-to-video model it says "
             "where to keep, which is why the two are so often confused.",
         ),
         Misconception(
-            "black for nothing",
             lambda video, mask: _with_nothing_as(-1, video, mask),
             "you put -1 where nothing is, and that is black: something to be seen. Nothing is 0, which is grey.",
         ),
         Misconception(
-            "white for nothing",
             lambda video, mask: _with_nothing_as(1, video, mask),
             "you put 1 where nothing is, and that is white: something to be seen. Nothing is 0, which is grey.",
         ),
         Misconception(
-            "nothing is painted over",
             lambda video, mask: (split_video(video, mask)[0], torch.zeros_like(video)),
             "you leave the second part empty. What lies under the mask goes in as well: a pose or an outline there "
             "guides what is painted.",
         ),
         Misconception(
-            "the whole video stays",
             lambda video, mask: (video, split_video(video, mask)[1]),
             "your first part shows the whole video, so the model would be told to keep what it should paint over.",
         ),
     ),
 )  # fmt: skip
 
-MASK_CELLS = Exercise(
-    name="mask_cells",
+check_mask_cells = Exercise(
     solution=mask_cells,
     inputs=_masks,
     praise="Nothing is averaged and nothing is lost: 64 small maps hold every pixel of the mask, 8 x 8 to a cell.",
@@ -106,37 +99,31 @@ MASK_CELLS = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "reshaped at once",
             lambda mask: mask.reshape(64, mask.shape[0] // 8, mask.shape[1] // 8),
             "you reshape at once, which cuts the list of pixels into 64 strips. The shape is right, but neighbours of a "
             "cell end up far apart.",
         ),
         Misconception(
-            "columns before rows",
             lambda mask: _blocks(mask).permute(3, 1, 0, 2).reshape(64, mask.shape[0] // 8, mask.shape[1] // 8),
             "you count the 64 down the columns of a cell. The model was taught to count along its rows: 1, 3 before 0, 2.",
         ),
         Misconception(
-            "cells before pixels",
             lambda mask: _blocks(mask).permute(0, 2, 1, 3).reshape(64, mask.shape[0] // 8, mask.shape[1] // 8),
             "you put the cells first and the pixels within a cell last. The channels come first: they are the pixels.",
         ),
         Misconception(
-            "mean of each cell",
             lambda mask: _blocks(mask).mean(dim=(1, 3)).expand(64, -1, -1),
             "you take the mean of each cell, 64 times the same. VACE keeps all 64 pixels, so that an edge may run through "
             "a cell.",
         ),
         Misconception(
-            "corner of each cell",
             lambda mask: mask[::8, ::8].expand(64, -1, -1),
             "you take one pixel of each cell, 64 times the same. VACE keeps all 64, each in a channel of its own.",
         ),
     ),
 )  # fmt: skip
 
-CONTEXT_SHAPE = Exercise(
-    name="context_shape",
+check_context_shape = Exercise(
     solution=context_shape,
     inputs=lambda generator: [(*size, n) for size, n in zip(SIZES, (1, 0, 2, 4, 3), strict=True)],
     praise="One frame more to paint for each reference; after the last step these frames are cut off.",
@@ -147,48 +134,25 @@ CONTEXT_SHAPE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "one channel of mask",
             lambda *size: (33, *context_shape(*size)[1:]),
             "you give the mask one channel. It has 64: one for each of the 8 x 8 pixels that a cell stands for.",
         ),
         Misconception(
-            "one latent only",
             lambda *size: (80, *context_shape(*size)[1:]),
             "you count one latent of 16 channels. There are two: what stays, and what is painted over.",
         ),
         Misconception(
-            "references among the pixels",
             lambda width, height, frames, references: context_shape(width, height, frames + references, 0),
             "you put the references before the video's frames and encode all together. Each is encoded alone, or four of "
             "them would be squeezed into one.",
         ),
         Misconception(
-            "no frame for a reference",
             lambda width, height, frames, references: context_shape(width, height, frames, 0),
             "you leave the references out. Each is a latent frame of its own, before those of the video.",
         ),
         Misconception(
-            "two frames a reference",
             lambda width, height, frames, references: context_shape(width, height, frames, 2 * references),
             "you give a reference two frames, one that stays and one that is painted over. They are channels of one frame.",
         ),
     ),
 )  # fmt: skip
-
-
-def check_split_video(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `split_video(video, mask)`."""
-    return check(SPLIT_VIDEO, answer, hint=hint)
-
-
-def check_mask_cells(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `mask_cells(mask)`."""
-    return check(MASK_CELLS, answer, hint=hint)
-
-
-def check_context_shape(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `context_shape(width, height, frames, references)`."""
-    return check(CONTEXT_SHAPE, answer, hint=hint)
-
-
-EXERCISES = (SPLIT_VIDEO, MASK_CELLS, CONTEXT_SHAPE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 Needs = Sequence[tuple[float, float]]  # for each stage, the gigabytes of RAM and of VRAM that it takes
 
@@ -20,8 +20,7 @@ def run_fits(stages: Needs, ram: float, vram: float) -> bool:
     return all(in_ram <= ram and in_vram <= vram for in_ram, in_vram in stages)
 
 
-STEP_MINUTES = Exercise(
-    name="step_minutes",
+check_step_minutes = Exercise(
     solution=step_minutes,
     inputs=lambda g: [
         (773e12, 4, 1.0, 14e12),
@@ -38,30 +37,25 @@ STEP_MINUTES = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "one look a step",
             lambda work, steps, guidance, speed: steps * work / speed / 60,
             "you count one look for each step. Guidance compares two answers, so it asks twice; only at 1 it does not.",
         ),
         Misconception(
-            "always two",
             lambda work, steps, guidance, speed: 2 * steps * work / speed / 60,
             "you always count two looks. At guidance 1 the negative prompt falls out of the formula and is never asked.",
         ),
         Misconception(
-            "guidance times",
             lambda work, steps, guidance, speed: guidance * steps * work / speed / 60,
             "you multiply by the guidance. It says how far to go from one answer to the other, not how often to ask.",
         ),
         Misconception(
-            "seconds",
             lambda work, steps, guidance, speed: (steps if guidance == 1 else 2 * steps) * work / speed,
             "work over speed is seconds; asked are minutes.",
         ),
     ),
 )
 
-RUN_FITS = Exercise(
-    name="run_fits",
+check_run_fits = Exercise(
     solution=run_fits,
     inputs=lambda g: [
         ([(3.0, 7.8), (3.0, 12.9), (3.0, 5.2)], 12.0, 15.0),  # fits, though the sum would not
@@ -77,37 +71,20 @@ RUN_FITS = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "all at once",
             lambda stages, ram, vram: sum(s[0] for s in stages) <= ram and sum(s[1] for s in stages) <= vram,
             "you add the stages up. Each part leaves before the next one comes, so the fullest stage decides, not the sum.",
         ),
         Misconception(
-            "only the GPU",
             lambda stages, ram, vram: all(s[1] <= vram for s in stages),
             "you look at the GPU's memory only. A Colab session has 12.7 GB of RAM, and is ended without a word beyond it.",
         ),
         Misconception(
-            "only the steps",
             lambda stages, ram, vram: stages[1][0] <= ram and stages[1][1] <= vram,
             "you look at the steps only. The decoder comes last, when the minutes are spent, and may be what does not fit.",
         ),
         Misconception(
-            "one is enough",
             lambda stages, ram, vram: any(s[0] <= ram and s[1] <= vram for s in stages),
             "you are content when one stage fits. The run stops at the first that does not.",
         ),
     ),
 )
-
-
-def check_step_minutes(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `step_minutes(work, steps, guidance, speed)`."""
-    return check(STEP_MINUTES, answer, hint=hint)
-
-
-def check_run_fits(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `run_fits(stages, ram, vram)`."""
-    return check(RUN_FITS, answer, hint=hint)
-
-
-EXERCISES = (STEP_MINUTES, RUN_FITS)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Misconception
 
 
 def nearest_frames(frames: int) -> int:
@@ -32,8 +32,7 @@ def _two(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.randn(shape, generator=generator) + 0.5, torch.randn(shape, generator=generator)
 
 
-NEAREST_FRAMES = Exercise(
-    name="nearest_frames",
+check_nearest_frames = Exercise(
     solution=nearest_frames,
     inputs=lambda g: [(frames,) for frames in (13, 1, 12, 14, 15, 16, 80, 81, 82, 83, 2, 3, 0)],
     praise="The VAE codes one frame alone and then four at a time, so a video has 1, 5, 9, 13, ... frames.",
@@ -44,35 +43,29 @@ NEAREST_FRAMES = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "multiples of four",
             lambda frames: max(1, (frames + 2) // 4 * 4),
             "these are multiples of four. The first frame is coded alone, so there is always one more: 4k + 1.",
         ),
         Misconception(
-            "always down",
             lambda frames: max(1, (frames - 1) // 4 * 4 + 1),
             "you always go down: 16 becomes 13, though 17 is nearer.",
         ),
         Misconception(
-            "always up",
             lambda frames: max(1, -(-(frames - 1) // 4) * 4 + 1),
             "you always go up: 14 becomes 17, though 13 is nearer.",
         ),
         Misconception(
-            "halves to the even number",
             lambda frames: max(1, round((frames - 1) / 4) * 4 + 1),
             "Python's round() takes halves to the even number, so 3 becomes 1; of two equally near, take the larger.",
         ),
         Misconception(
-            "one more than the count",
             lambda frames: 4 * frames + 1,
             "you take `frames` for k. Asked is the nearest number that can be written as 4k + 1.",
         ),
     ),
 )
 
-MIX = Exercise(
-    name="mix",
+check_mix = Exercise(
     solution=mix,
     inputs=lambda g: [(*_two(g), t) for t in (0.25, 0.5, 0.9, 0.0, 1.0)],
     praise="One line, and the whole method stands on it: clean at t = 0, pure noise at t = 1, a straight line between.",
@@ -83,30 +76,25 @@ MIX = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "time reversed",
             lambda clean, noise, t: mix(noise, clean, t),
             "your time runs backwards: at t = 1 it must be pure noise. (Some other papers count so; Wan does not.)",
         ),
         Misconception(
-            "noise added on top",
             lambda clean, noise, t: clean + t * noise,
             "you add noise on top of the clean latent, as older models do; at t = 1 nothing of it may be left.",
         ),
         Misconception(
-            "roots",
             lambda clean, noise, t: (1 - t) ** 0.5 * clean + t**0.5 * noise,
             "you take square roots, which keep the loudness even (DDPM does so). Wan walks on a straight line.",
         ),
         Misconception(
-            "velocity",
             lambda clean, noise, t: clean + t * (clean - noise),
             "you go away from the noise: the way from clean to noise is noise - clean.",
         ),
     ),
 )
 
-WALK_NOISE = Exercise(
-    name="walk_noise",
+check_walk_noise = Exercise(
     solution=walk_noise,
     inputs=lambda g: [
         (torch.randn(40, generator=g), torch.randn(40, generator=g), x) for x in (0.5, 0.2, 0.9)
@@ -120,17 +108,14 @@ WALK_NOISE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "straight line",
             lambda a, b, amount: (1 - amount) * a + amount * b,
             "this is the straight line: half-way it is too quiet (spread 0.71). Walk on the arc.",
         ),
         Misconception(
-            "backwards",
             lambda a, b, amount: walk_noise(b, a, amount),
             "you walk from b to a: at amount 0 this must be a.",
         ),
         Misconception(
-            "not divided",
             lambda a, b, amount: (
                 walk_noise(a, b, amount) * math.sin(math.acos(((a * b).sum() / (a.norm() * b.norm())).item()))
             ),
@@ -138,21 +123,3 @@ WALK_NOISE = Exercise(
         ),
     ),
 )
-
-
-def check_nearest_frames(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `nearest_frames(frames)`."""
-    return check(NEAREST_FRAMES, answer, hint=hint)
-
-
-def check_mix(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `mix(clean, noise, t)`."""
-    return check(MIX, answer, hint=hint)
-
-
-def check_walk_noise(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `walk_noise(a, b, amount)`."""
-    return check(WALK_NOISE, answer, hint=hint)
-
-
-EXERCISES = (NEAREST_FRAMES, MIX, WALK_NOISE)

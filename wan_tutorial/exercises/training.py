@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wan_tutorial.exercises.marking import Exercise, Function, Misconception, check
+from wan_tutorial.exercises.marking import Exercise, Function, Misconception
+from wan_tutorial.noise import mix
 
 
 def flow_loss(model: Function, clean: Tensor, noise: Tensor, t: float) -> Tensor:
@@ -58,8 +59,7 @@ def _captions(generator: torch.Generator) -> list[tuple[object, ...]]:
     ]  # fmt: skip
 
 
-FLOW_LOSS = Exercise(
-    name="flow_loss",
+check_flow_loss = Exercise(
     solution=flow_loss,
     inputs=_moments,
     praise="These two lines are the whole lesson plan of the transformer, the scale model's and Wan's alike.",
@@ -70,40 +70,33 @@ FLOW_LOSS = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "asks for the noise",
-            lambda model, clean, noise, t: (model(_mix(clean, noise, t), t) - noise).square().mean(),
+            lambda model, clean, noise, t: (model(mix(clean, noise, t), t) - noise).square().mean(),
             "you ask for the noise, as DDPM and Stable Diffusion do. Wan asks for the velocity, noise - clean.",
         ),
         Misconception(
-            "asks for the video",
-            lambda model, clean, noise, t: (model(_mix(clean, noise, t), t) - clean).square().mean(),
+            lambda model, clean, noise, t: (model(mix(clean, noise, t), t) - clean).square().mean(),
             "you ask for the clean video itself. Wan asks for the velocity, noise - clean.",
         ),
         Misconception(
-            "clean - noise",
-            lambda model, clean, noise, t: (model(_mix(clean, noise, t), t) - (clean - noise)).square().mean(),
+            lambda model, clean, noise, t: (model(mix(clean, noise, t), t) - (clean - noise)).square().mean(),
             "your velocity points from noise to clean. It is noise - clean: how the latent changes when t grows.",
         ),
         Misconception(
-            "time reversed",
-            lambda model, clean, noise, t: (model(_mix(noise, clean, t), t) - (noise - clean)).square().mean(),
+            lambda model, clean, noise, t: (model(mix(noise, clean, t), t) - (noise - clean)).square().mean(),
             "your time runs backwards: at t = 1 the model must see pure noise.",
         ),
         Misconception(
-            "shows the clean video",
             lambda model, clean, noise, t: (model(clean, t) - (noise - clean)).square().mean(),
             "you show the model the clean video, so it never learns what to do with noise.",
         ),
         Misconception(
-            "absolute error",
-            lambda model, clean, noise, t: (model(_mix(clean, noise, t), t) - (noise - clean)).abs().mean(),
+            lambda model, clean, noise, t: (model(mix(clean, noise, t), t) - (noise - clean)).abs().mean(),
             "you take the absolute error. Its best answer is a median; the squared error's is the mean, the true velocity.",
         ),
     ),
 )  # fmt: skip
 
-DROP_CAPTIONS = Exercise(
-    name="drop_captions",
+check_drop_captions = Exercise(
     solution=drop_captions,
     inputs=_captions,
     praise="So one model learns both: what a prompt asks for, and what videos look like when nobody asks.",
@@ -115,30 +108,25 @@ DROP_CAPTIONS = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "zeros",
             lambda text, empty, rolls, share: text * (rolls >= share)[:, None, None],
             "you put zeros. The empty prompt is not nothing: it has a row that says that the prompt ends.",
         ),
         Misconception(
-            "keeps what should go",
             lambda text, empty, rolls, share: drop_captions(text, empty, 1 - rolls, 1 - share),
             "you keep the share and drop the rest: nine captions in ten are gone, and the model hardly learns to read.",
         ),
         Misconception(
-            "all or none",
             lambda text, empty, rolls, share: drop_captions(text, empty, rolls[:1].expand(len(rolls)), share),
             "you decide once for the whole batch. Each caption has its own roll.",
         ),
         Misconception(
-            "a little of each",
             lambda text, empty, rolls, share: (1 - share) * text + share * empty,
             "you mix a share of the empty prompt into every caption. A caption stays whole or goes whole.",
         ),
     ),
 )
 
-MOVING_AVERAGE = Exercise(
-    name="moving_average",
+check_moving_average = Exercise(
     solution=moving_average,
     inputs=lambda g: [
         (torch.randn(3, 4, generator=g), torch.randn(3, 4, generator=g), keep) for keep in (0.999, 0.9, 0.7)
@@ -151,41 +139,16 @@ MOVING_AVERAGE = Exercise(
     ),
     misconceptions=(
         Misconception(
-            "the wrong way round",
             lambda average, weights, keep: (1 - keep) * average + keep * weights,
             "you keep little of the average and take nearly all of the new weights: it forgets at once.",
         ),
         Misconception(
-            "half and half",
             lambda average, weights, keep: (average + weights) / 2,
             "you take the mean of both and never look at keep: it remembers about two steps.",
         ),
         Misconception(
-            "only added",
             lambda average, weights, keep: average + (1 - keep) * weights,
             "you add the new without taking from the old, so the average grows with every step.",
         ),
     ),
 )
-
-
-def _mix(clean: Tensor, noise: Tensor, t: float) -> Tensor:
-    return (1 - t) * clean + t * noise
-
-
-def check_flow_loss(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `flow_loss(model, clean, noise, t)`."""
-    return check(FLOW_LOSS, answer, hint=hint)
-
-
-def check_drop_captions(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `drop_captions(text, empty, rolls, share)`."""
-    return check(DROP_CAPTIONS, answer, hint=hint)
-
-
-def check_moving_average(answer: Function, *, hint: int | None = None) -> Function:
-    """Mark `moving_average(average, weights, keep)`."""
-    return check(MOVING_AVERAGE, answer, hint=hint)
-
-
-EXERCISES = (FLOW_LOSS, DROP_CAPTIONS, MOVING_AVERAGE)
