@@ -148,17 +148,9 @@ def test_every_type_and_shape_survives_gguf(tmp_path):
         "count": torch.arange(6).view(2, 3),
         **{name: QuantizedTensor.from_weights(torch.randn(2, 3, 256), name) for name in BLOCK_TYPES},
     }
-    metadata = {
-        "a.text": "ä",
-        "a.number": 7,
-        "a.float": 0.5,
-        "a.truth": True,
-        "a.list": ["x", "y"],
-        "a.ints": [1, 2],
-    }
-    write_gguf(tmp_path / "all.gguf", tensors, architecture="test", metadata=metadata)
+    write_gguf(tmp_path / "all.gguf", tensors, file_type=11)
     back = read_tensors(tmp_path / "all.gguf")
-    assert back.metadata.items() >= metadata.items() and back.architecture == "test"
+    assert back.metadata["general.file_type"] == 11 and back.architecture == "wan"
     for name, tensor in tensors.items():
         if isinstance(tensor, QuantizedTensor):
             assert back.tensors[name].type == name and back.tensors[name].shape == (2, 3, 256)
@@ -425,8 +417,6 @@ def test_what_a_format_cannot_hold_is_said(tmp_path):
     packed = QuantizedTensor.from_weights(torch.ones(1, 256), "Q3_K")
     with pytest.raises(WanError, match="a is packed in GGUF blocks, which safetensors cannot hold"):
         write_safetensors(tmp_path / "x.safetensors", {"a": packed})
-    with pytest.raises(WanError, match="'k' is complex"):
-        write_gguf(tmp_path / "x.gguf", {}, metadata={"k": 1j})
     assert not os.listdir(tmp_path)
 
 

@@ -5,7 +5,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from wan_tutorial.errors import WanError
-from wan_tutorial.noise import clean_guess, draw_noise, mix, slerp
+from wan_tutorial.noise import clean_guess, draw_noise, mix
 from wan_tutorial.sizes import VideoSize
 
 SIZE = VideoSize(96, 64, 9)
@@ -66,22 +66,3 @@ def test_mix_takes_one_time_for_each_sample():
     mixed = mix(clean, noise, torch.tensor([0.25, 0.75]))
     assert torch.equal(mixed[0], torch.full((3, 4), 0.25))
     assert torch.equal(mixed[1], torch.full((3, 4), 0.75))
-
-
-def test_slerp_keeps_the_spread_that_a_straight_mix_loses():
-    a, b = draw_noise(SIZE, seed=1), draw_noise(SIZE, seed=2)
-    torch.testing.assert_close(slerp(a, b, 0.0), a)
-    torch.testing.assert_close(slerp(a, b, 1.0), b)
-    assert (slerp(a, b, 0.5).std() - 1).abs() < 0.03
-    assert (mix(a, b, 0.5).std() - 0.5**0.5).abs() < 0.03
-
-
-def test_slerp_of_a_right_angle_is_the_arc():
-    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    torch.testing.assert_close(slerp(a, b, 1 / 3), torch.tensor([3**0.5 / 2, 0.5]))
-
-
-def test_slerp_between_parallel_noises_is_straight():
-    a = draw_noise(SIZE, seed=1)
-    torch.testing.assert_close(slerp(a, a, 0.4), a)
-    assert slerp(a, -a, 0.5).isfinite().all()

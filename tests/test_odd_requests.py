@@ -170,7 +170,6 @@ def test_each_stage_says_what_it_takes(pipe):
     given = read_given(SIZE)
     *_, step = pipe.denoise(noise, text, steps=1)
     says("not '32x32x5': try wan.VideoSize", pipe.draw_noise, "32x32x5")
-    says("not 5: try wan.VideoSize", pipe.empty_context, 5)
     says("what `encode_text` returns, not str: try pipe.encode_text", pipe.denoise, noise, "a sword")
     says("not EncodedText", pipe.denoise, noise, text.positive_text)
     says("The noise is a tensor .* not NoneType: pass what pipe.draw_noise gives", pipe.denoise, None, text)

@@ -29,7 +29,7 @@ from wan_tutorial.machine import hardware, weights
 from wan_tutorial.machine.hardware import Machine, StageMeter, judge_models, place_model
 from wan_tutorial.machine.weights import MINI, MODELS, WAN_14B_Q3, find_files, find_model
 from wan_tutorial.pipeline import Pipeline, load
-from wan_tutorial.reference import FITS
+from wan_tutorial.reference import FITS, read_given
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sampling.keep import KeptRun
 from wan_tutorial.sampling.schedules import SCHEDULERS
@@ -382,7 +382,7 @@ def test_latents_agree_with_diffusers_pipeline(files, tmp_path):
         shift=5.0,
         sampler="uni_pc_diffusers",
         scheduler="diffusers",
-        vace_context=pipe.empty_context(SMALL),
+        vace_context=pipe.encode_context(read_given(SMALL)).tensor,
     ):
         ours = step.latent
     assert (ours - expected).norm() / expected.norm() < 1e-3

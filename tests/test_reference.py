@@ -205,7 +205,7 @@ def test_grey_is_encoded_once(pipe, monkeypatch):
         "encode",
         lambda frames, **options: (asked.append(frames.shape[2]), encode(frames, **options))[1],
     )
-    pipe.empty_context(SMALL)
+    pipe.encode_context(read_given(SMALL))
     assert asked == [9]
     encode_context(pipe.vae, read_given(SMALL, reference=picture(64, 64)))
     assert asked == [9, 9, 1]

@@ -590,19 +590,18 @@ def write_gguf(
     path: str | os.PathLike[str],
     tensors: Mapping[str, AnyTensor],
     *,
-    architecture: str = "wan",
-    metadata: Mapping[str, Any] | None = None,
+    file_type: int | None = None,
 ) -> None:
     """Write a GGUF file whole or not at all; each tensor keeps the type and the shape it has, 5-D ones too.
 
-    `metadata` takes text, whole numbers (stored as 32 bits without sign), floats, truth values and lists.
+    `file_type` is llama.cpp's number of the mix of types that a file is named after.
     """
     with replacing(path) as partial:
-        writer = gguf.GGUFWriter(partial, architecture)
+        writer = gguf.GGUFWriter(partial, "wan")
         try:
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            for key, value in (metadata or {}).items():
-                _add_metadata(writer, key, value)
+            if file_type is not None:
+                writer.add_file_type(file_type)
             for name, tensor in tensors.items():
                 _add_tensor(writer, name, tensor)
             writer.write_header_to_file()
@@ -610,21 +609,6 @@ def write_gguf(
             writer.write_tensors_to_file()
         finally:
             writer.close()
-
-
-def _add_metadata(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    adders = {
-        bool: writer.add_bool,
-        int: writer.add_uint32,
-        float: writer.add_float32,
-        str: writer.add_string,
-    }
-    adder: Any = writer.add_array if isinstance(value, (list, tuple)) else adders.get(type(value))
-    if adder is None:
-        raise WanError(
-            f"Metadata {key!r} is {type(value).__name__}; text, numbers, truth values and lists are written."
-        )
-    adder(key, value)
 
 
 def _add_tensor(writer: gguf.GGUFWriter, name: str, tensor: AnyTensor) -> None:

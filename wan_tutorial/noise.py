@@ -11,8 +11,6 @@ The one line that the whole kit stands on (rectified flow, arXiv:2209.03003):
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -51,18 +49,3 @@ def mix(clean: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
 def clean_guess(latent: Tensor, velocity: Tensor, t: float) -> Tensor:
     """Where the straight line through `latent` along `velocity` ends at t = 0: latent - t velocity."""
     return latent - t * velocity
-
-
-def slerp(a: Tensor, b: Tensor, amount: float) -> Tensor:
-    """Walk from noise `a` (amount 0) to noise `b` (amount 1) along the sphere that both lie on.
-
-    A straight mix of two noises is too quiet: half-way its spread is only 0.71, and no noise the model was
-    trained on looks like that. Walking on the arc keeps the spread: with theta the angle between a and b,
-    (sin((1 - amount) theta) a + sin(amount theta) b) / sin(theta) (Shoemake 1985). The whole tensor is one
-    vector.
-    """
-    cosine = torch.nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0)
-    theta = math.acos(max(-1.0, min(1.0, cosine.item())))
-    if math.sin(theta) < 1e-6:  # parallel: there is no arc to walk on, the straight line is it
-        return torch.lerp(a, b, amount)
-    return (math.sin((1 - amount) * theta) * a + math.sin(amount * theta) * b) / math.sin(theta)

@@ -370,15 +370,6 @@ class Pipeline:
         tiled = must_tile(self.entry, given.size, self.vae.dtype, self._machine())
         return encode_context(self.vae, given, tiled=tiled)
 
-    def empty_context(self, size: VideoSize | None = None) -> Tensor:
-        """What official Wan and diffusers tell a VACE model where nothing is given: (1, 96, F, H, W).
-
-        A grey video is both what to keep and what to change, encoded once, under a mask that says: paint everything.
-        """
-        size = self.entry.size if size is None else size
-        check_size(size)
-        return self.encode_context(read_given(size)).tensor
-
     # ---------------------------------------------------------------------------------------------- all of it
 
     def generate(

@@ -512,7 +512,7 @@ class PackedLinear(nn.Module):
     """A linear layer whose frozen weight stays packed: y = x W^T + b, W made when it is needed.
 
     Two paths, equal to the last bit: by default W is unpacked **on the fly** at each call and thrown away, so
-    memory holds only the packed bytes; `widen(dtype)` unpacks once and keeps W, for speed, until `narrow()`.
+    memory holds only the packed bytes; `widen(dtype)` unpacks once and keeps W, for speed.
     W is made in the dtype of x, or in autocast's where that is on.
 
     `updates` is a list of functions x -> something to add to y. Low-rank updates (LoRA) enter here: with
@@ -539,11 +539,6 @@ class PackedLinear(nn.Module):
     def widen(self, dtype: torch.dtype = torch.float32) -> PackedLinear:
         """Keep W unpacked from now on."""
         self.widened = self.dequantize(dtype)
-        return self
-
-    def narrow(self) -> PackedLinear:
-        """Give the memory of `widen` back."""
-        self.widened = None
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -617,36 +612,13 @@ def packed_linears(model: nn.Module) -> Iterator[PackedLinear]:
     return (module for module in model.modules() if isinstance(module, PackedLinear))
 
 
-@dataclass(frozen=True)
-class Widened:
-    """What `widen_within` could keep: layers and bytes, of how many, and whether that was all of them."""
-
-    layers: int
-    layers_in_all: int
-    bytes: int
-    bytes_in_all: int
-
-    def __str__(self) -> str:
-        if self.layers == self.layers_in_all:
-            return f"all {self.layers} packed layers kept widened, {self.bytes / 1e6:.1f} MB"
-        return (
-            f"{self.layers} of {self.layers_in_all} packed layers kept widened, {self.bytes / 1e6:.1f} MB; "
-            f"all would take {self.bytes_in_all / 1e6:.1f} MB, the others are unpacked at every call"
-        )
-
-
-def widen_within(model: nn.Module, budget_bytes: int, *, dtype: torch.dtype = torch.float32) -> Widened:
-    """Keep as many layers widened as the budget allows, first come first served; the rest are narrowed.
+def widen_within(model: nn.Module, budget_bytes: int, *, dtype: torch.dtype = torch.float32) -> None:
+    """Keep as many layers widened as the budget allows, first come first served; the rest is unpacked at every call.
 
     Every layer is used once per step, so a byte buys the same speed wherever it goes.
     """
-    layers = used = in_all = needed = 0
     for layer in packed_linears(model):
         size = layer.in_features * layer.out_features * dtype.itemsize
-        in_all, needed = in_all + 1, needed + size
-        if used + size <= budget_bytes:
+        if size <= budget_bytes:
             layer.widen(dtype)
-            layers, used = layers + 1, used + size
-        else:
-            layer.narrow()
-    return Widened(layers, in_all, used, needed)
+            budget_bytes -= size

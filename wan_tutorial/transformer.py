@@ -34,7 +34,7 @@ from torch.func import functional_call
 
 from wan_tutorial.checkpoint import check_tensors
 from wan_tutorial.errors import WanError
-from wan_tutorial.quantization import FLOAT_TYPES, QuantizedLinear, QuantizedTensor, Widened, widen_within
+from wan_tutorial.quantization import FLOAT_TYPES, QuantizedLinear, QuantizedTensor, widen_within
 from wan_tutorial.sizes import LATENT_CHANNELS
 
 HEAD_DIM = 128  # of every Wan model
@@ -200,7 +200,6 @@ class WanTransformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.compute_dtype = torch.float32
-        self.widened: Widened | None = None  # what of the packed weights is kept unpacked
         dim, ffn_dim, heads = shape.dim, shape.ffn_dim, shape.heads
         self.patch_embedding = nn.Conv3d(shape.in_channels, dim, PATCH, stride=PATCH)
         if shape.vace_blocks:
@@ -554,7 +553,7 @@ def build_transformer(
     if blocks_in_ram:
         model.blocks_in_ram = BlocksInRam(device)
     if widen_budget_bytes:
-        model.widened = widen_within(model, widen_budget_bytes, dtype=compute_dtype)
+        widen_within(model, widen_budget_bytes, dtype=compute_dtype)
     return model.requires_grad_(False).eval()
 
 

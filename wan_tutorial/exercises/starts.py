@@ -8,16 +8,8 @@ import torch
 from torch import Tensor
 
 from wan_tutorial.exercises.marking import Exercise, Misconception
-
-
-def nearest_frames(frames: int) -> int:
-    """The length 4k + 1 nearest to what was asked for, at least 1; of two equally near, the larger."""
-    return max(1, (frames + 1) // 4 * 4 + 1)
-
-
-def mix(clean: Tensor, noise: Tensor, t: float) -> Tensor:
-    """Stand at time t on the straight line from clean (t = 0) to noise (t = 1)."""
-    return (1 - t) * clean + t * noise
+from wan_tutorial.noise import mix
+from wan_tutorial.sizes import nearest_frames
 
 
 def walk_noise(a: Tensor, b: Tensor, amount: float) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from wan_tutorial.exercises.marking import Exercise, Misconception
+from wan_tutorial.noise import clean_guess
+from wan_tutorial.sampling.schedules import shift_time
 
 
 def euler_step(latent: Tensor, velocity: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -13,19 +15,9 @@ def euler_step(latent: Tensor, velocity: Tensor, sigma: float, sigma_next: float
     return latent + (sigma_next - sigma) * velocity
 
 
-def clean_guess(latent: Tensor, velocity: Tensor, sigma: float) -> Tensor:
-    """Where the straight line along the velocity ends at noise level 0."""
-    return latent - sigma * velocity
-
-
 def guide(positive: Tensor, negative: Tensor, guidance: float) -> Tensor:
     """Go from the negative prompt's velocity past the positive's: guidance 1 stops there, 6 goes six times as far."""
     return negative + guidance * (positive - negative)
-
-
-def shift_time(t: float, shift: float) -> float:
-    """Move a time towards the noisy end; 0 and 1 stay where they are."""
-    return shift * t / (1 + (shift - 1) * t)
 
 
 def _latents(generator: torch.Generator, count: int) -> list[Tensor]:

@@ -107,7 +107,7 @@ def write_transformer(state: Mapping[str, AnyTensor], path: str | os.PathLike[st
     types = transformer_types({name: tuple(tensor.shape) for name, tensor in state.items()}, file_type)
     number = LlamaFileType["MOSTLY_" + file_type]
     tensors = {name: _as_type(tensor, types[name]) for name, tensor in state.items()}
-    write_gguf(path, tensors, architecture="wan", metadata={"general.file_type": int(number)})
+    write_gguf(path, tensors, file_type=int(number))
 
 
 def write_master(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:

@@ -15,12 +15,10 @@ from wan_tutorial.workflow.nodes import POWER_LORA, node_types
 
 if TYPE_CHECKING:
     from wan_tutorial.pipeline import Result
-    from wan_tutorial.sampling.denoise import SamplingSettings
-    from wan_tutorial.sizes import VideoSize
 
 TITLE, ROW, WIDGET, WIDTH, GAP = 30, 20, 24, 320, 40
 _BLUE = ("#1d3a66", "#2a5391")
-_GREEN, _RED, _YELLOW = ("#232", "#353"), ("#322", "#533"), ("#432", "#653")  # as ComfyUI has them
+_GREEN, _RED = ("#232", "#353"), ("#322", "#533")  # as ComfyUI has them
 _GROUP = "#3f789e"
 _SAMPLERS = (
     "euler",
@@ -86,26 +84,7 @@ def workflow_of(
     from wan_tutorial.machine.weights import find_model
 
     files = {role: file.name for role, file in find_model(model or result.model).files.items()}
-    return new_workflow(
-        result.prompt, result.negative, seed=result.seed, size=result.size, settings=result.settings, fps=result.fps,
-        files=files, loras=loras or result.loras, reference=reference,
-    )  # fmt: skip
-
-
-def new_workflow(
-    prompt: str,
-    negative: str,
-    *,
-    seed: int,
-    size: VideoSize,
-    settings: SamplingSettings,
-    fps: int,
-    files: dict[str, str],
-    loras: Sequence[tuple[str, float]] = (),
-    reference: str | None = None,
-    note: str = "",
-) -> Workflow:
-    """A page with the nodes of the brief's workflow, in groups, with or without LoRAs and a reference image."""
+    settings, size, loras = result.settings, result.size, loras or result.loras
     if settings.sampler not in _SAMPLERS or settings.scheduler not in _SCHEDULERS:
         raise WanError(f"ComfyUI has no sampler {settings.sampler!r} with the scheduler {settings.scheduler!r}: it has "
                        f"{', '.join(_SAMPLERS)} with {', '.join(_SCHEDULERS)}.")  # fmt: skip
@@ -118,20 +97,20 @@ def new_workflow(
     clip = page.add("CLIPLoader", (0, 130, 400), clip_values)
     vae = page.add("VAELoader", (0, 300, 400), {"vae_name": files["vae"]})
     page.group("Models", (-20, -80, 440, 460))
-    model, words, x = (unet, 0), (clip, 0), 500
+    network, words, x = (unet, 0), (clip, 0), 500
     if loras:
         rows = {f"lora_{i}": {"on": True, "lora": name, "strength": strength, "strengthTwo": None}
                 for i, (name, strength) in enumerate(loras, 1)}  # fmt: skip
-        power = page.add(POWER_LORA, (x, 0, 460), rows, {"model": model, "clip": words}, colours=_BLUE)
+        power = page.add(POWER_LORA, (x, 0, 460), rows, {"model": network, "clip": words}, colours=_BLUE)
         page.group("LoRA", (x - 20, -80, 500, 460))
-        model, words, x = (power, 0), (power, 1), x + 560
+        network, words, x = (power, 0), (power, 1), x + 560
     title = "CLIP Text Encode ({} Prompt)"
     fed = {"clip": words}
     yes = page.add(
-        "CLIPTextEncode", (x, 0, 400, 160), {"text": prompt}, fed, title.format("Positive"), _GREEN
+        "CLIPTextEncode", (x, 0, 400, 160), {"text": result.prompt}, fed, title.format("Positive"), _GREEN
     )
     no = page.add(
-        "CLIPTextEncode", (x, 220, 400, 140), {"text": negative}, fed, title.format("Negative"), _RED
+        "CLIPTextEncode", (x, 220, 400, 140), {"text": result.negative}, fed, title.format("Negative"), _RED
     )
     page.group("Prompt", (x - 20, -80, 440, 460))
     taken = {"positive": (yes, 0), "negative": (no, 0), "vae": (vae, 0)}
@@ -140,7 +119,7 @@ def new_workflow(
         taken["reference_image"] = (page.add("LoadImage", place, {"image": reference, "upload": "image"}), 0)
         page.group("Reference image", (x - 20, 420, 440, 450), "#8A8")
     x += 500
-    shift = page.add("ModelSamplingSD3", (x, 0), {"shift": settings.shift}, {"model": model})
+    shift = page.add("ModelSamplingSD3", (x, 0), {"shift": settings.shift}, {"model": network})
     numbers = {
         "width": size.width,
         "height": size.height,
@@ -150,7 +129,7 @@ def new_workflow(
     }
     vace = page.add("WanVaceToVideo", (x, 100), numbers, taken)
     sampling = {
-        "seed": seed,
+        "seed": result.seed,
         "control_after_generate": "fixed",
         "steps": settings.steps,
         "cfg": settings.guidance,
@@ -166,14 +145,10 @@ def new_workflow(
     cut = {"samples": (sampler, 0), "trim_amount": (vace, 3)}
     trim = page.add("TrimVideoLatent", (x, 500, 260), {"trim_amount": 0}, cut)
     pixels = page.add("VAEDecode", (x, 620, 260), {}, {"samples": (trim, 0), "vae": (vae, 0)})
-    video = page.add("CreateVideo", (x, 730, 260), {"fps": float(fps)}, {"images": (pixels, 0)})
+    video = page.add("CreateVideo", (x, 730, 260), {"fps": float(result.fps)}, {"images": (pixels, 0)})
     names = {"filename_prefix": "video/wan", "format": "auto", "codec": "auto"}
     page.add("SaveVideo", (x + 320, 500, 400, 350), names, {"video": (video, 0)})
     page.group("Video", (x - 20, 420, 760, 450))
-    if note:
-        page.add(
-            "MarkdownNote", (0, 500, 400, 200), {"text": note}, title="About this workflow", colours=_YELLOW
-        )
     return Workflow(page.nodes, tuple(page.groups))
 
 
