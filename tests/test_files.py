@@ -29,8 +29,8 @@ from wan_tutorial.mini.quantize import (
     main,
     quantize_master,
     transformer_types,
-    write_master,
     write_text_encoder,
+    write_transformer,
 )
 from wan_tutorial.quantization import BLOCK_TYPES, FP8, QuantizedTensor, dequantize_fp8
 
@@ -87,7 +87,7 @@ def state() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def master(state, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "small-F16.gguf"
-    write_master(state, path)
+    write_transformer(state, path, "F16")
     return path
 
 

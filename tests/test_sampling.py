@@ -193,12 +193,7 @@ def test_comfyuis_ksampler(run):
     [
         (4, 8, "1 .9697 .9231 .8421 0", "1 .96 .8889 .7273 0"),
         (6, 8, "1 .9797 .9525 .9145 .8574 .7622 0", "1 .9757 .9413 .8889 .8005 .616 0"),
-        (
-            8,
-            5,
-            "1 .9756 .946 .9092 .8623 .8004 .7149 .5893 0",
-            "1 .9722 .9375 .8929 .8333 .75 .625 .4167 0",
-        ),
+        (8, 5, "1 .9756 .946 .9092 .8623 .8004 .7149 .5893 0", "1 .9722 .9375 .8929 .8333 .75 .625 .4167 0"),
     ],
 )
 def test_simple_with_and_without_the_dropped_level(steps, shift, dropping, plain):
@@ -483,10 +478,7 @@ def test_embeddings_of_different_lengths():
             {"sampler": "unipc"},
             "There is no sampler called 'unipc'. Did you mean uni_pc? Known: euler, heun, ",
         ),
-        (
-            {"sampler": "lcm"},
-            "There is no sampler called 'lcm'. Known: euler, heun, dpmpp_2m, uni_pc, ",
-        ),
+        ({"sampler": "lcm"}, "There is no sampler called 'lcm'. Known: euler, heun, dpmpp_2m, uni_pc, "),
         (
             {"scheduler": "simpel"},
             "There is no scheduler called 'simpel'. Did you mean simple? Known: simple, ",

@@ -636,10 +636,7 @@ class Experiments:
 
     def loras(self) -> list[Path]:
         """LoRA files at hand: the scale model's own, and those in the folder of downloads."""
-        places = (
-            bundled_folder().glob("*lora*.safetensors"),
-            models_folder().glob("loras/**/*.safetensors"),
-        )
+        places = (bundled_folder().glob("*lora*.safetensors"), models_folder().glob("loras/**/*.safetensors"))
         return [path for found in places for path in sorted(found)]
 
     def pictures(self) -> list[Path]:

@@ -587,10 +587,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_gguf(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, AnyTensor],
-    *,
-    file_type: int | None = None,
+    path: str | os.PathLike[str], tensors: Mapping[str, AnyTensor], *, file_type: int | None = None
 ) -> None:
     """Write a GGUF file whole or not at all; each tensor keeps the type and the shape it has, 5-D ones too.
 

@@ -212,12 +212,7 @@ class Lora:
             unused |= dict.fromkeys(keys, why) if why else {}
         used = tuple(key for layer in layers for key in self.keys.get(layer, (layer,)))
         return Fit(
-            self.name,
-            "text encoder" if text else "transformer",
-            layers,
-            used,
-            unused,
-            tuple(elsewhere),
+            self.name, "text encoder" if text else "transformer", layers, used, unused, tuple(elsewhere)
         )
 
     def apply_to(self, model: nn.Module, strength: float = 1.0) -> AppliedLora:

@@ -74,9 +74,7 @@ class VaeShape:
                 "model's VAE; choose wan_2.1_vae.safetensors."
             )
         return cls(
-            base_dim=state["encoder.conv1.weight"].shape[0],
-            res_blocks=min(places),
-            latent_channels=channels,
+            base_dim=state["encoder.conv1.weight"].shape[0], res_blocks=min(places), latent_channels=channels
         )
 
 

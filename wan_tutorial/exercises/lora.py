@@ -55,8 +55,7 @@ check_keep_rank = Exercise(
             "you keep the smallest parts. The sizes fall: the largest come first.",
         ),
         Misconception(
-            _without_sizes,
-            "you leave out the sizes, so that every part counts as much as any other.",
+            _without_sizes, "you leave out the sizes, so that every part counts as much as any other."
         ),
         Misconception(
             lambda matrix, rank: matrix - keep_rank(matrix, rank),

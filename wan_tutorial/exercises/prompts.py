@@ -166,17 +166,13 @@ check_blend = Exercise(
     ),
     misconceptions=(
         Misconception(
-            lambda a, b, amount: blend(b, a, amount),
-            "you walk from b to a: at amount 0 this must be a.",
+            lambda a, b, amount: blend(b, a, amount), "you walk from b to a: at amount 0 this must be a."
         ),
         Misconception(
             lambda a, b, amount: a + amount * b,
             "you keep all of a while b is added: at amount 1 this is a + b. As b comes, a must go.",
         ),
-        Misconception(
-            lambda a, b, amount: (a + b) / 2,
-            "this is the middle whatever the amount.",
-        ),
+        Misconception(lambda a, b, amount: (a + b) / 2, "this is the middle whatever the amount."),
         Misconception(
             lambda a, b, amount: (1 - amount) * a + b,
             "b is whole from the start: it should come in with the amount.",

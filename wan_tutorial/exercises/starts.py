@@ -104,8 +104,7 @@ check_walk_noise = Exercise(
             "this is the straight line: half-way it is too quiet (spread 0.71). Walk on the arc.",
         ),
         Misconception(
-            lambda a, b, amount: walk_noise(b, a, amount),
-            "you walk from b to a: at amount 0 this must be a.",
+            lambda a, b, amount: walk_noise(b, a, amount), "you walk from b to a: at amount 0 this must be a."
         ),
         Misconception(
             lambda a, b, amount: (

@@ -264,10 +264,7 @@ def find_file(file: ModelFile, folder: str | Path | None = None) -> Path | None:
 
 
 def find_files(
-    entry: ModelEntry,
-    own: Mapping[str, str | Path | None] | None = None,
-    *,
-    folder: str | Path | None = None,
+    entry: ModelEntry, own: Mapping[str, str | Path | None] | None = None, *, folder: str | Path | None = None
 ) -> dict[str, Path]:
     """The path of each of a model's files on this machine, by role; `own` are the user's in place of the entry's.
 

@@ -2,7 +2,7 @@
 
     python -m wan_tutorial.mini.quantize MASTER.gguf --type Q3_K_S --out Wan2.1_mini_VACE-Q3_K_S.gguf
 
-`write_master` writes the F16 file from which every other quantisation is made, and `write_text_encoder` the
+`write_transformer` writes the F16 file from which every other quantisation is made, and `write_text_encoder` the
 scaled-fp8 UMT5. Which tensor gets which type follows ComfyUI-GGUF's converter (`tools/convert.py` and
 `tools/lcpp.patch`), by which the published Wan files are made, so it works on the real F16 file too.
 """
@@ -108,11 +108,6 @@ def write_transformer(state: Mapping[str, AnyTensor], path: str | os.PathLike[st
     number = LlamaFileType["MOSTLY_" + file_type]
     tensors = {name: _as_type(tensor, types[name]) for name, tensor in state.items()}
     write_gguf(path, tensors, file_type=int(number))
-
-
-def write_master(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write trained weights (original Wan names) as the F16 GGUF that all other types are made from."""
-    write_transformer(state, path, "F16")
 
 
 def quantize_master(master: str | os.PathLike[str], path: str | os.PathLike[str], file_type: str) -> None:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -128,8 +128,8 @@ def train_lora(
             return loss, {}
 
         budget = Budget(minutes, learning_rate=RATE, warmup_steps=20, weight_decay=0.0)
-        with _folder(folder) as place:
-            average = train(learned, loss_of, budget=budget, folder=place, watch=watch)
+        with nullcontext(str(folder)) if folder else tempfile.TemporaryDirectory() as place:
+            average = train(learned, loss_of, budget=budget, folder=Path(place), watch=watch)
         for own, mean in zip(learned, average, strict=True):
             own.data.copy_(mean)
     except KeyboardInterrupt:
@@ -164,16 +164,6 @@ class Lessons:
         with fast_products("cpu"):
             velocity = model(mix(clean, noise, t), 1000 * t, text)
         return (velocity.float() - (noise - clean)).square().mean()
-
-
-@contextmanager
-def _folder(folder: Path | None) -> Iterator[Path]:
-    """The folder of a training's checkpoints; without one, a place that vanishes after it."""
-    if folder is not None:
-        yield folder
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            yield Path(place)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as nn
 
@@ -550,23 +549,14 @@ class Brush:
 def _paint_in_groups(batch: Batch, canvas: Canvas, *, relation: str) -> None:
     """Paint each kind of subject for all the scenes that hold it."""
     for subject, paint in SUBJECT_PAINTERS.items():
-        picks = [
-            i for i, s in enumerate(batch.scenes)
-            if s.subject == subject and s.relation == relation
-        ]  # fmt: skip
-        if not picks:
-            continue
-        few = batch.subset(picks)
-        part = Canvas(
-            canvas.x, canvas.y, canvas.emission[picks], canvas.albedo[picks],
-            canvas.subject[picks], canvas.hot[picks],
-        )  # fmt: skip
-        p, q = _local(few, canvas.x, canvas.y)
-        paint(Brush(p, q, few, part))
-        for name in ("emission", "albedo", "subject", "hot"):
-            whole = getattr(canvas, name).clone()
-            whole[picks] = getattr(part, name)
-            setattr(canvas, name, whole)
+        picks = [i for i in batch.indices(subject=subject) if batch.scenes[i].relation == relation]
+        if picks:
+            few = batch.subset(picks)
+            held = {name: getattr(canvas, name)[picks] for name in ("emission", "albedo", "subject", "hot")}
+            part = Canvas(canvas.x, canvas.y, **held)
+            paint(Brush(*_local(few, canvas.x, canvas.y), few, part))
+            for name in held:
+                getattr(canvas, name)[picks] = getattr(part, name)
 
 
 def _foot(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -999,38 +989,13 @@ def _coarsen(flat: Tensor, batch: Batch, time: Tensor, scale: float) -> Tensor:
     return nn.interpolate(small.clamp(-1, 1), scale_factor=4, mode="nearest")
 
 
-# --- looking at it ---------------------------------------------------------------------------------
-
-
-def _save(pixels: Tensor, path: Path, *, times: int = 1) -> None:
-    """Write (H, W, 3) in [-1, 1] as a PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
-    picture.resize((pixels.shape[1] * times, pixels.shape[0] * times)).save(path)
-    print(f"wrote {path}")
-
-
-def _contact_sheet(folder: Path) -> None:
-    """Write a grid of scenes and strips of all frames, to look at."""
-    scenes = [draw_scene(seed) for seed in range(48)]
-    video = torch.cat([render(scenes[i : i + 16]) for i in range(0, 48, 16)])
-    grid = video[:, 6].view(6, 8, 96, 96, 3).permute(0, 2, 1, 3, 4).reshape(576, 768, 3)
-    strips = render([brief_scene(seed) for seed in range(6)])
-    strips = strips.permute(0, 2, 1, 3, 4).reshape(576, 13 * 96, 3)
-    _save(grid, folder / "world_scenes.png", times=2)
-    _save(strips, folder / "world_strips.png", times=2)
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Look at the fireside world.")
-    parser.add_argument("--folder", type=Path, default=Path("outputs"), help="for the contact sheets")
-    parser.add_argument(
-        "--bonfire", type=Path, help="write one large picture of the brief's scene here instead"
-    )
+    from ..show.video import to_uint8, write_picture
+
+    parser = argparse.ArgumentParser(description="Write one large picture of the brief's scene.")
+    parser.add_argument("--bonfire", type=Path, required=True, help="where to")
     parser.add_argument("--seed", type=int, default=2, help="of that picture")
     options = parser.parse_args()
-    if options.bonfire:
-        picture = render([brief_scene(options.seed)], height=384, width=384, frames=1)[0, 0]
-        _save(picture, options.bonfire)
-    else:
-        _contact_sheet(options.folder)
+    picture = render([brief_scene(options.seed)], height=384, width=384, frames=1)[0, 0]
+    write_picture(to_uint8(picture), options.bonfire)
+    print(f"wrote {options.bonfire}")

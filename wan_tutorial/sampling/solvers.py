@@ -222,11 +222,7 @@ def unipc_weights(places: list[float], length: float, bend: Callable[[float], fl
 
 
 def _comfyui_uni_pc(
-    velocity_of: VelocityOf,
-    latent: Tensor,
-    sigmas: Sigmas,
-    *,
-    bend: Callable[[float], float],
+    velocity_of: VelocityOf, latent: Tensor, sigmas: Sigmas, *, bend: Callable[[float], float]
 ) -> Iterator[Step]:
     """ComfyUI's UniPC with its two quirks: it stops at sigma 0.001 and divides the result by 0.999.
 

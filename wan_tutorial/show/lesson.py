@@ -13,13 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wan_tutorial.machine.hardware import (
-    Machine,
-    StageUse,
-    judge_models,
-    read_machine,
-    spoken_bytes,
-)
+from wan_tutorial.machine.hardware import Machine, StageUse, judge_models, read_machine, spoken_bytes
 from wan_tutorial.machine.plan import Run, find_card, plan_run
 from wan_tutorial.machine.weights import bundled_folder, find_model
 from wan_tutorial.show.diagram import plot_place
