@@ -255,7 +255,6 @@ def test_history_leaves_out_what_is_damaged_or_unfinished(bench, made):
     (bench.folder / ".new-killed").mkdir()
     (bench.folder / "notes").mkdir()
     assert [record.number for record in bench.history()] == [3]
-    assert bench.damaged() == [first.id, second.id]
     assert bench.find(3) == bench.find("3") == bench.history()[0]
     with pytest.raises(WanError, match="no run 9"):
         bench.find(9)

@@ -40,7 +40,7 @@ FIGURES = {
     "pictures": lambda: strips.plot_pictures(list(video(9)), labels=["x"] * 9, alt="Nine pictures in a row"),
     "channels": lambda: latents.plot_channels(normal(1, 16, 4, 12, 12), title="Channels"),
     "histogram": lambda: latents.plot_histogram({"noise": normal(1, 16, 4, 12, 12)}, title="Values"),
-    "sigmas": lambda: curves.plot_sigmas({"one": [1, 0.8, 0]}, current=1, title="Levels"),
+    "sigmas": lambda: curves.plot_sigmas({"one": [1, 0.8, 0]}, title="Levels"),
     "shift": lambda: curves.plot_shift([1, 8]),
     "lines": lambda: curves.plot_lines(
         {"a": ([1, 2], [3, 4])}, x="steps", y="error", title="Error", logarithmic=True

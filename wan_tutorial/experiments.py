@@ -548,11 +548,8 @@ class Experiments:
         )
 
     def history(self) -> list[Record]:
-        """All records, oldest first. A folder that cannot be read is left out; `damaged` names it."""
+        """All records, oldest first. A folder that cannot be read is left out."""
         return [record for record in map(_readable, self._folders()) if record]
-
-    def damaged(self) -> list[str]:
-        return [path.name for path in self._folders() if not _readable(path)]
 
     def find(self, which: str | int) -> Record:
         """A record by its number or its name."""

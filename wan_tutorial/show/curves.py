@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @style.styled
-def plot_sigmas(schedules: Mapping[str, Numbers], *, current: int | None = None, title: str = "") -> Figure:
-    """Noise levels against the step, {name: sigmas}; `current` marks the step a video stands at."""
+def plot_sigmas(schedules: Mapping[str, Numbers], *, title: str = "") -> Figure:
+    """Noise levels against the step, {name: sigmas}."""
     figure = style.new_figure(2.9, width=style.WIDTH * 0.8)
     axes = figure.subplots()
     told = []
@@ -36,8 +35,6 @@ def plot_sigmas(schedules: Mapping[str, Numbers], *, current: int | None = None,
         told.append(
             f"{name}: {len(levels) - 1} steps from {levels[0]:.2f} to {levels[-1]:.2f}, {_half(levels)}"
         )
-    if current is not None:
-        _mark_step(axes, _numbers(next(iter(schedules.values()))), current)
     longest = max(len(_numbers(sigmas)) for sigmas in schedules.values()) - 1
     axes.set(
         xlabel="step",
@@ -50,19 +47,6 @@ def plot_sigmas(schedules: Mapping[str, Numbers], *, current: int | None = None,
     axes.legend(loc="lower left")
     style.title(axes, title, note="1 is pure noise, 0 is clean")
     return style.describe(figure, f"{title or 'Noise levels'}. " + "; ".join(told) + ".")
-
-
-def _mark_step(axes: Axes, levels: np.ndarray, current: int) -> None:
-    """A ring and a thin line where the video stands."""
-    level = levels[current]
-    axes.axvline(current, color=style.GREY, lw=0.8, ls=(0, (2, 2)))
-    axes.plot([current], [level], "o", ms=10, mfc="none", mec=style.INK, mew=1.6, clip_on=False)
-    side = "left" if current < len(levels) * 0.8 else "right"
-    shift = 6 if side == "left" else -6
-    axes.annotate(
-        f"step {current}, sigma {level:.2f}", (current, level), (shift, 9), textcoords="offset points",
-        ha=side, va="bottom", fontsize=8.5, fontweight="bold",
-    )  # fmt: skip
 
 
 def _half(levels: np.ndarray) -> str:
@@ -155,12 +139,10 @@ def plot_bars(
 
 
 @style.styled
-def plot_trajectory(
-    paths: Mapping[str, Sequence[Tensor]], *, title: str = "", guesses: bool = False
-) -> Figure:
+def plot_trajectory(paths: Mapping[str, Sequence[Tensor]], *, title: str = "") -> Figure:
     """The way of latents from noise to video, {name: latents in order}, in the plane where they differ most.
 
-    All paths share the plane. With `guesses`, the paths are clean guesses, which begin in the middle and spread.
+    All paths share the plane.
     """
     figure = style.new_figure(3.6, width=style.WIDTH * 0.7)
     axes = figure.subplots()
@@ -188,8 +170,7 @@ def plot_trajectory(
     axes.set_aspect("equal", adjustable="datalim")
     axes.grid()
     axes.legend(loc="best")
-    first = "first guess" if guesses else "noise"
-    style.title(axes, title, note=f"ring: {first}; star: finished")
+    style.title(axes, title, note="ring: noise; star: finished")
     words = f"{title or 'Trajectories'}: {len(flat)} paths of {', '.join(str(len(p)) for p in flat.values())} points"
     return style.describe(
         figure, f"{words} in the plane of their two main directions, from a ring to a star."

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 RUNS, MUTED, BYPASSED = 0, 2, 4  # a node's `mode` in a file
 SHOWN_TITLE = 60
+NO_END = (
+    "Nothing in this workflow makes a video here: it needs a KSampler, a VAE Decode and an output such as Save Video, "
+    "all switched on."
+)
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MAKERS = (
     "CreateVideo",
@@ -187,18 +191,13 @@ class Workflow:
         """What stops this workflow from running here, and what one should know about it."""
         plan = self.plan()
         planned = {node.id for node in plan}
-        findings = list(self._missing_end(plan))
+        findings = [] if plan else [Finding(True, None, NO_END)]
         for node in plan:
             findings += self._problems(node)
         for node in self.nodes.values():
             if node.id not in planned and node.type not in PAGE_ONLY:
                 findings += self._left_out(node)
         return findings + [note for node in plan for note in self._notes(node)]
-
-    def _missing_end(self, plan: list[Node]) -> Iterator[Finding]:
-        if not plan:
-            yield Finding(True, None, "Nothing in this workflow makes a video here: it needs a KSampler, a VAE Decode "
-                                      "and an output such as Save Video, all switched on.")  # fmt: skip
 
     def _problems(self, node: Node) -> Iterator[Finding]:
         if not node.known:
@@ -219,11 +218,8 @@ class Workflow:
                 yield Finding(True, node.id, f"The input {name!r} of {node} takes {kind}, not the {given} of "
                                              f"{self.nodes[link.source]}.")  # fmt: skip
         for widget in node.known.widgets:
-            if (
-                widget.name not in node.links
-                or self.source(node, widget.name) is None
-                or self._primitive(node, widget)
-            ):
+            link = self.source(node, widget.name)
+            if link is None or self.nodes[link.source].type == PRIMITIVE:
                 words = wrong_value(widget, self.value(node, widget.name))
                 if words:
                     yield Finding(True, node.id, f"The setting {widget.name!r} of {node} {words}.")
@@ -232,10 +228,6 @@ class Workflow:
                 None, (wrong_name(name), wrong_value(Widget("", "FLOAT", 0, -100, 100), strength))
             ):
                 yield Finding(True, node.id, f"The LoRA row {str(name)[:80]!r} of {node} {words}.")
-
-    def _primitive(self, node: Node, widget: Widget) -> bool:
-        link = self.source(node, widget.name)
-        return link is not None and self.nodes[link.source].type == PRIMITIVE
 
     def _kind(self, link: Link) -> str:
         giver = self.nodes[link.source]
