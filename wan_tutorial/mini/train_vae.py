@@ -20,9 +20,8 @@ from .loop import Budget, narrow_is_faster, train
 
 SHAPE = VaeShape(base_dim=16, res_blocks=1)
 KL_WEIGHT = 1e-4  # enough to keep the latents near a unit Gaussian, too little to blur
-CONTRAST_WEIGHT = (
-    1.5  # of the decoder alone; after 2.5 minutes of 1.0, edges had 0.63 to 0.83 of their energy
-)
+# Of the decoder alone; after 2.5 minutes of 1.0, edges had 0.63 to 0.83 of their energy.
+CONTRAST_WEIGHT = 1.5
 
 
 def draw_crops(

@@ -65,10 +65,10 @@ class Flipbook:
         """The slider above the picture."""
         import ipywidgets
 
-        wide = f"{WIDTH}px" if self.ends else "480px"
+        wide = {"width": f"{WIDTH}px" if self.ends else "480px", "max_width": "100%"}  # of a narrower page
         slider = ipywidgets.IntSlider(
             value=self.start, min=0, max=len(self.labels) - 1, description=self.name, readout=False,
-            layout=ipywidgets.Layout(width=wide), style={"description_width": "initial"},
+            layout=ipywidgets.Layout(**wide), style={"description_width": "initial"},
         )  # fmt: skip
         bar = ipywidgets.FloatProgress(min=0, max=1, layout=ipywidgets.Layout(width="200px"))
         label, image = ipywidgets.Label(), ipywidgets.HTML()
@@ -77,7 +77,7 @@ class Flipbook:
         self.turn(self.start)
         if self.ends is None:
             return ipywidgets.VBox([ipywidgets.HBox([slider, label]), image])
-        apart = ipywidgets.Layout(width=wide, justify_content="space-between")
+        apart = ipywidgets.Layout(**wide, justify_content="space-between")
         between = ipywidgets.HBox([ipywidgets.Label(end) for end in self.ends], layout=apart)
         return ipywidgets.VBox([between, slider, ipywidgets.HBox([label, bar]), image])
 
