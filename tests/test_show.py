@@ -365,8 +365,8 @@ def test_a_walk_shows_ready_stops_at_once_and_paints_the_others_when_reached(mon
     assert "0% of the way, 25% of the way" in data["text/plain"] and "here to there" in data["text/plain"]
     static = np.asarray(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))))
     assert static.shape[0] == 5 * widgets.draw_strip(np.zeros((13, 8, 8, 3)), "", fps=16).shape[0]
-    ends = walk.widget().children[0]
-    assert ends.layout.max_width == walk.parts["slider"].layout.max_width == "100%", "whole on a narrow page"
+    ends = book.widget().children[0]
+    assert ends.layout.max_width == book.parts["slider"].layout.max_width == "100%", "whole on a narrow page"
 
 
 def test_a_stop_that_cannot_be_painted_says_so_and_the_walk_goes_on(monkeypatch):
