@@ -1,9 +1,12 @@
 """The training of the scale model: short runs of the real code on small networks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small import small_text_encoder_state
 from torch import nn
 
 from wan_tutorial.errors import WanError
@@ -26,9 +29,10 @@ from wan_tutorial.mini.train_text import (
 )
 from wan_tutorial.mini.train_transformer import draw_times, flow_matching_loss
 from wan_tutorial.mini.train_vae import draw_crops, edge_energy, grow_into_time
+from wan_tutorial.mini.traits import LatentReader, trait_parts
 from wan_tutorial.mini.world import draw_scene
 from wan_tutorial.quantization import QuantizedTensor
-from wan_tutorial.text import EOS, PAD, TextShape, Tokenizer, new_text_encoder
+from wan_tutorial.text import EOS, PAD, TextShape, Tokenizer, load_text_encoder, new_text_encoder
 from wan_tutorial.transformer import new_transformer
 from wan_tutorial.vae import Vae, VaeShape, decode_full_length, encode_full_length, new_autoencoder
 
@@ -314,6 +318,18 @@ def test_the_right_velocity_leads_out_of_a_drift():
     assert blind.min() > 0.5
 
 
+def test_half_of_the_samples_lean_and_none_in_a_late_step():
+    torch.manual_seed(0)
+    clean = torch.randn(200, 16, 2, 2, 2)
+    leans = train_transformer.gone_wrong(clean, torch.full((200,), 0.9))
+    share = (leans / (clean.roll(1, 0) - clean)).flatten(1)
+    assert torch.allclose(share, share[:, :1].expand_as(share), atol=1e-3), (
+        "towards the next scene, all of it alike"
+    )
+    assert 0.35 < (share[:, 0] > 0).float().mean() < 0.65 and share.max() <= train_transformer.DRIFT + 1e-3
+    assert not train_transformer.gone_wrong(clean, torch.full((200,), 0.3)).any()
+
+
 def test_contrast_is_missed_where_a_picture_is_blurred_and_not_where_it_moved():
     torch.manual_seed(0)
     video = torch.rand(1, 3, 2, 32, 32) - 0.5
@@ -337,6 +353,38 @@ def test_batches_are_now_and_then_cut_to_the_shorter_size(tmp_path, monkeypatch)
         assert batch.subject.shape == batch.place.shape == (3, frames, 4, 4)
         for caption, place in zip(batch.captions, batch.place, strict=True):
             assert caption or not place.any()
+
+
+def test_neighbours_in_a_batch_are_alike_and_come_with_their_traits(tmp_path):
+    pool = LatentPool(VideoPool(tmp_path, 12, frames=13, height=32, width=32))
+    rows = np.ones((12, *pool.shape), np.float16) * np.arange(12).reshape(-1, 1, 1, 1, 1)
+    pool.path.write_bytes(rows.astype(np.float16).tobytes())
+    brief = LatentPool(VideoPool(tmp_path, 1, height=32, width=32, split="brief"))
+    batch = train_transformer.Batches([pool], brief).draw(16)
+    scenes = [pool.videos.scene(int(latent[0, 0, 0, 0])) for latent in batch.clean]
+    assert [scene.subject for scene in scenes] == sorted(scene.subject for scene in scenes)
+    assert torch.equal(batch.traits, torch.stack([trait_parts(scene) for scene in scenes]))
+
+
+def test_traits_missed_count_where_there_is_a_reader(tmp_path, monkeypatch):
+    pool = LatentPool(VideoPool(tmp_path, 4, frames=13, height=32, width=32))
+    pool.path.write_bytes(np.zeros((4, *pool.shape), np.float16).tobytes())
+    brief = LatentPool(VideoPool(tmp_path, 1, height=32, width=32, split="brief"))
+    reader, losses, asked = LatentReader(width=16).requires_grad_(False), [], []
+    monkeypatch.setattr(
+        reader, "mistake", lambda latents, parts: asked.append(latents) or 1000 + 0 * parts.sum(1)
+    )
+    monkeypatch.setattr(train_transformer, "train", lambda model, loss_of, **_: losses.append(loss_of(0)[0]))
+    monkeypatch.setattr(train_transformer, "visibility", lambda vae, latents: torch.eye(16))
+    encoder = load_text_encoder(small_text_encoder_state())
+    monkeypatch.setattr(
+        train_transformer, "SHAPE", replace(train_transformer.SHAPE, layers=2, text_dim=encoder.dim)
+    )
+    for read in (None, reader):
+        batches = train_transformer.Batches([pool], brief)
+        train_transformer.train_transformer(tmp_path, encoder, None, batches, minutes=1, batch=2, reader=read)
+    assert losses[0] < 100 < 1000 * train_transformer.TRAITS_WEIGHT <= losses[1]
+    assert asked[0].shape[:2] == (2, 16)
 
 
 def test_while_noise_hides_a_subject_only_its_usual_place_counts():

@@ -191,26 +191,23 @@ def answers(judge: Judge, videos: Tensor, truths: Sequence[Mapping[str, str]]) -
 
 
 def read_hue(videos: Tensor) -> list[str]:
-    """The flames' colour without the judge: the hue around the hearth where a video flickers, by the nearest of five.
+    """The flames' colour without the judge: the hue around the hearth of what is bright and flickers, by the nearest of five.
 
     Strong colours count more, as a flame's edge is coloured and its core nearly white. Where the camera moves, the
-    edges of all things flicker, and now and then the answer is theirs.
+    edges of all bright things flicker, and now and then the answer is theirs.
     """
     height, width = videos.shape[2:4]
     side = min(height, width)
-    rows = slice(round(height / 2 - 0.25 * side), round(height / 2 + 0.33 * side))
-    columns = slice(round(width / 2 - 0.35 * side), round(width / 2 + 0.35 * side))
-    pixels = (videos[:, :, rows, columns] + 1) / 2
+    rows = slice(round(height / 2 - 0.19 * side), round(height / 2 + 0.29 * side))
+    columns = slice(round(width / 2 - 0.29 * side), round(width / 2 + 0.29 * side))
+    pixels = (videos[:, 1:, rows, columns] + 1) / 2  # (N, F - 1, h, w, 3)
     light = pixels.amax(-1)
-    brightest = light.argmax(1)[:, None, ..., None].expand(-1, 1, -1, -1, 3)
-    colour = pixels.gather(1, brightest)[:, 0]  # (N, h, w, 3)
-    change = light.amax(1) - light.amin(1)
-    weight = change >= change.flatten(1).quantile(0.9, dim=1)[:, None, None]
-    weight = weight * (colour.amax(-1) - colour.amin(-1) + 0.02)
-    seen = (colour * weight[..., None]).sum((1, 2)) / weight.sum((1, 2))[:, None]  # (N, 3)
-    known = (
-        torch.tensor([EDGE[name] for name in EDGE]) * 0.5 + torch.tensor([CORE[name] for name in EDGE]) * 0.5
-    )
+    before = ((videos[:, :-1, rows, columns] + 1) / 2).amax(-1)
+    flicker = light * (light - before).abs()
+    weight = flicker >= flicker.flatten(1).quantile(0.94, dim=1)[:, None, None, None]
+    weight = weight * (light - pixels.amin(-1) + 0.02)
+    seen = (pixels * weight[..., None]).sum((1, 2, 3)) / weight.sum((1, 2, 3))[:, None]  # (N, 3)
+    known = torch.tensor([EDGE[name] for name in EDGE]) + torch.tensor([CORE[name] for name in EDGE])
     seen, known = (
         c / c.mean(-1, keepdim=True) for c in (seen, known)
     )  # hue and strength, whatever the light

@@ -4,9 +4,9 @@
     python -m wan_tutorial.mini.train vae --minutes 60          the VAE, from renders
     python -m wan_tutorial.mini.train latents                   encode the training videos with the released VAE
     python -m wan_tutorial.mini.train decoder --minutes 20      the VAE's decoder alone, on those latents
+    python -m wan_tutorial.mini.train traits --minutes 4        a reader of latents, a teacher of the next stages
     python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
     python -m wan_tutorial.mini.train hints                     encode what the VACE blocks are given, from the same videos
-    python -m wan_tutorial.mini.train traits --minutes 4        a reader of latents that teaches references, for vace
     python -m wan_tutorial.mini.train vace --minutes 120        the VACE blocks of the released transformer, no others
     python -m wan_tutorial.mini.train handover --out FOLDER     averaged weights, 16 bits, in files of 15 MB at most
     python -m wan_tutorial.mini.train takeover --out FOLDER     begin where a hand-over ended, on another machine
@@ -41,9 +41,9 @@ STAGES = (
     "vae",
     "latents",
     "decoder",
+    "traits",
     "transformer",
     "hints",
-    "traits",
     "vace",
     "handover",
     "takeover",
@@ -77,6 +77,8 @@ def run(options: argparse.Namespace) -> None:
             release.write_vae(
                 train_decoder(folder, vae, ready, minutes=options.minutes, compile=options.compile), assets
             )
+    elif options.stage == "traits":
+        train_reader(pools(folder)[0], folder, minutes=options.minutes)
     elif options.stage == "transformer":
         tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
         train_transformer(
@@ -85,12 +87,11 @@ def run(options: argparse.Namespace) -> None:
             load_vae(read_tensors(assets / release.VAE).require("vae").tensors).to(options.device),
             Batches(*pools(folder)),
             minutes=options.minutes,
+            reader=load_reader(folder).to(options.device),
             device=options.device,
             compile=options.compile,
         )
         release.release_transformer(folder, assets)
-    elif options.stage == "traits":
-        train_reader(pools(folder)[0], folder, minutes=options.minutes)
     elif options.stage in ("hints", "vace"):
         many, brief = pools(folder)
         vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors).to(options.device)

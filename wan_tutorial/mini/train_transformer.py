@@ -4,10 +4,12 @@ At a random time t the model sees (1 - t) clean + t noise and learns the velocit
 error. One caption in ten is dropped, so that guidance has something to guide away from. The VACE blocks are not
 trained here: they start as copies of main blocks that add nothing.
 
-Three things make the few hours of a CPU go further; none moves the answer that is best, only what is practised most.
-Mistakes count by how much of them the decoder shows (`visibility`), more where the subject is than in an evening sky, or
-where it usually is while noise hides it (`weigh`), and more where they come and go in time. And towards the end most steps
-see the weights as Q3_K will round them (`Rounding`).
+Five things make the few hours of a CPU go further. Mistakes count by how much of them the decoder shows (`visibility`),
+more where the subject is than in an evening sky, or where it usually is while noise hides it (`weigh`), and more where
+they come and go in time. Half of the samples lean towards another scene, from which the model has to find back
+(`gone_wrong`); a reader says how well the traits of the scene, its subject's tilt and hue among them, can be told from
+what the model expects (`traits.LatentReader`). And towards the end most steps see the weights as Q3_K will round them
+(`Rounding`).
 """
 
 import random
@@ -32,6 +34,7 @@ from .captions import BRIEF_PROMPT, write_caption
 from .data import VideoPool
 from .latents import LatentPool
 from .loop import Budget, narrow_is_faster, train
+from .traits import LatentReader, trait_parts
 from .world import Scene
 
 SHAPE = TransformerShape(dim=256, ffn_dim=1024, layers=6, text_dim=256, vace_blocks=2)
@@ -43,6 +46,8 @@ SUBJECT_WEIGHT = 4.0  # what a latent cell full of the subject counts beyond the
 SUBJECT_KNOWN, SUBJECT_CLEAR = 0.85, 0.6  # at earlier times none of it counts, at later ones all
 PLACE_WEIGHT = 8.0  # at those earlier times: what a cell counts that such a subject always covers
 MOTION_WEIGHT = 0.5
+TRAITS_WEIGHT = 0.5  # what a nat of the traits' cross-entropy counts
+DRIFT = 0.25  # the most that a sample leans towards another
 NOISY_SHARE = 0.4  # of a batch: times near pure noise, where sampling decides what stands where
 ROUNDED_FROM, ROUNDED_SHARE = 0.6, 0.6  # of the minutes; of the steps after that
 
@@ -86,6 +91,7 @@ class Batch:
     captions: list[str]
     subject: Tensor  # how much of each cell it covers, 0 to 1: (B, F, H, W)
     place: Tensor  # the mean of that over all scenes of the same subject and relation; 0 without a caption
+    traits: Tensor  # which eighth each unnamed trait lies in: (B, traits)
 
 
 class Batches:
@@ -99,24 +105,31 @@ class Batches:
     def draw(self, count: int) -> Batch:
         """`count` samples; now and then all of them cut to the shorter size, as what is causal can be cut anywhere."""
         frames = SHORTER if self.dice.random() < SHORTER_SHARE else None
-        latents, captions, subjects, places = [], [], [], []
-        ready = [pool.ready for pool in self.pools]
-        for _ in range(count):
-            if self.brief.ready and self.dice.random() < BRIEF_SHARE:
-                pool = self.brief
-                index = self.dice.randrange(pool.ready)
-            else:
-                index = self.dice.randrange(sum(ready))
-                pool = next(p for n, p in zip(np.cumsum(ready), self.pools, strict=True) if index < n)
-                index -= sum(ready[: self.pools.index(pool)])
-            latents.append(torch.from_numpy(pool.read()[index][:, :frames].astype(np.float32)))
-            scene = pool.videos.scene(index)
-            captions.append(caption_of(scene, brief=pool is self.brief, dice=self.dice))
-            subjects.append(
-                torch.from_numpy(self.subjects[pool.path][index][:frames].astype(np.float32) / 255)
-            )
-            places.append(usual_place(self.places, scene, captions[-1])[:frames])
-        return Batch(torch.stack(latents), captions, torch.stack(subjects), torch.stack(places))
+        picks = sorted(
+            (self.pick() for _ in range(count)), key=lambda pick: pick[0].videos.scene(pick[1]).subject
+        )
+        scenes = [pool.videos.scene(index) for pool, index in picks]
+        captions = [
+            caption_of(scene, brief=pool is self.brief, dice=self.dice)
+            for scene, (pool, _) in zip(scenes, picks, strict=True)
+        ]
+        clean = np.stack([pool.read()[index][:, :frames] for pool, index in picks]).astype(np.float32)
+        covered = np.stack([self.subjects[pool.path][index][:frames] for pool, index in picks])
+        places = [usual_place(self.places, *pair)[:frames] for pair in zip(scenes, captions, strict=True)]
+        return Batch(
+            torch.from_numpy(clean),
+            captions,
+            torch.from_numpy(covered).float() / 255,
+            torch.stack(places),
+            torch.stack([trait_parts(scene) for scene in scenes]),
+        )
+
+    def pick(self) -> tuple[LatentPool, int]:
+        """A pool and one of its videos."""
+        if self.brief.ready and self.dice.random() < BRIEF_SHARE:
+            return self.brief, self.dice.randrange(self.brief.ready)
+        pool = self.dice.choices(self.pools, [pool.ready for pool in self.pools])[0]
+        return pool, self.dice.randrange(pool.ready)
 
 
 def mean_places(pools: Sequence[tuple[VideoPool, np.ndarray]]) -> dict[tuple[str, str | None], Tensor]:
@@ -226,6 +239,19 @@ def visibility(vae: Vae, latents: Tensor) -> Tensor:
     return torch.linalg.cholesky(half).T.contiguous()
 
 
+def gone_wrong(clean: Tensor, t: Tensor, *, most: float = DRIFT) -> Tensor:
+    """Half of the samples lean a little towards the next one's scene, as a run of many steps does by its own mistakes.
+
+    In training the noise hides one scene; in a run what lies under it is soon a little of two, and a model that never
+    saw that paints both: a blade that stands here and there. Nothing leans at times below 0.3, where one step could
+    not right it. Neighbours in a batch are alike (`Batches.draw`), so that what they share stays.
+    """
+    size = (len(clean), 1, 1, 1, 1)
+    share = most * torch.rand(size, device=clean.device) * (torch.rand(size, device=clean.device) < 0.5)
+    share = share * ((t.view(size) - 0.3) / 0.3).clamp(0, 1)
+    return share * (clean.roll(1, 0) - clean)
+
+
 class Rounding:
     """Now and then, for one step, matrices as Q3_K would round them; the gradient goes to the exact ones.
 
@@ -261,23 +287,30 @@ def train_transformer(
     batches: Batches,
     *,
     minutes: float,
+    reader: LatentReader | None = None,
     device: str = "cpu",
     batch: int = 32,
     compile: bool = False,
 ) -> WanTransformer:
-    """Train for `minutes`; checkpoints and curves go to folder/transformer."""
+    """Train for `minutes`; checkpoints and curves go to folder/transformer. With a `reader`, traits missed count too."""
     torch.manual_seed(0)
     model = new_transformer(SHAPE).to(device)
     start_vace_blocks(model)
-    loss_function = torch.compile(flow_matching_loss, dynamic=False) if compile else flow_matching_loss
     visible, narrow = visibility(vae, batches.draw(8).clean.to(device)), narrow_is_faster(device)
+
+    def losses_of(clean: Tensor, text: Tensor, t: Tensor, weight: Tensor, traits: Tensor) -> Tensor:
+        options: dict = {"motion": MOTION_WEIGHT, "drift": gone_wrong(clean, t), "narrow": narrow}
+        if reader is not None:
+            options["also"] = lambda latents: TRAITS_WEIGHT * reader.mistake(latents, traits)
+        return flow_matching_loss(model, clean, text, t, visible, weight, **options)
+
+    loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         drawn, t = batches.draw(batch), draw_times(batch, noisy=NOISY_SHARE).to(device)
         weight = weigh(drawn.subject.to(device), drawn.place.to(device), t)
         text = embed_captions(encoder, drawn.captions)
-        clean = drawn.clean.to(device)
-        losses = loss_function(model, clean, text, t, visible, weight, motion=MOTION_WEIGHT, narrow=narrow)
+        losses = loss_function(drawn.clean.to(device), text, t, weight, drawn.traits.to(device))
         late = losses.detach()[t < 0.5]
         return losses.mean(), {"late": late.mean().item() if len(late) else float("nan")}
 

@@ -43,6 +43,7 @@ from .train_transformer import (
     draw_times,
     embed_captions,
     flow_matching_loss,
+    gone_wrong,
     mean_places,
     usual_place,
     weigh,
@@ -343,7 +344,8 @@ def train_vace(
         asked = partial(model, vace_context=context)
         options: dict = {"motion": MOTION_WEIGHT, "narrow": narrow}
         if traits is not None:  # beside a reference
-            options |= {"coarse": COARSE_WEIGHT, "drift": gone_wrong(clean, t)}
+            lean = gone_wrong(clean[:, :, 1:], t, most=DRIFT)  # the reference itself does not
+            options |= {"coarse": COARSE_WEIGHT, "drift": F.pad(lean, (0, 0, 0, 0, 1, 0))}
             if reader is not None:
                 options["also"] = lambda latents: TRAITS_WEIGHT * reader.mistake(latents[:, :, 1:], traits)
         return flow_matching_loss(asked, clean, text, t, visible, weight, **options)
@@ -358,7 +360,7 @@ def train_vace(
         text = embed_captions(encoder, drawn.captions)
         shown = (
             drawn.clean.shape[2] > batches.grey.shape[2]
-        )  # by a reference: then no noise hides the subject
+        )  # by a reference: no noise hides the subject then
         known = t.clamp(max=SUBJECT_CLEAR) if shown else t
         weight = weigh(drawn.subject.to(device), drawn.place.to(device), known)
         weight = weight + KNOWN_WEIGHT * drawn.known.to(device)
@@ -381,20 +383,6 @@ def train_vace(
             watch=watch,
             around=Rounding(matrices),
         )
-
-
-def gone_wrong(clean: Tensor, t: Tensor) -> Tensor:
-    """Half of the samples lean a little towards the next one's scene, as a run of many steps does by its own mistakes.
-
-    In training what is under the noise always agrees with the reference; in a run it soon does not, and blocks that
-    never saw it believe the noise. Nothing leans at times below 0.3, where one step could not right it.
-    """
-    size = (len(clean), 1, 1, 1, 1)
-    share = DRIFT * torch.rand(size, device=clean.device) * (torch.rand(size, device=clean.device) < 0.5)
-    share = share * ((t.view(size) - 0.3) / 0.3).clamp(0, 1)
-    lean = share * (clean.roll(1, 0) - clean)
-    lean[:, :, 0] = 0  # the reference itself does not
-    return lean
 
 
 def check_base(folder: Path, model: WanTransformer) -> None:

@@ -579,12 +579,12 @@ def _local(batch: Batch, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _paint_sword(brush: Brush) -> None:
     """Point down: blade, guard, grip and pommel. Large and dark-edged, as flames are bright around it."""
     p, q, shape = brush.p / 1.2, brush.q / 1.2, brush.batch.shape
-    width = (3.2 + 1.2 * shape) * (q / 9).clamp(0.0, 1.0)
+    width = (3.6 + 1.2 * shape) * (q / 9).clamp(0.0, 1.0)
     blade = torch.maximum(p.abs() - width, (q - 18.5).abs() - 20)
     brush.lay(blade - 0.9, brush.iron * 0.35)
-    ridge = torch.where(p > 0, 1.12, 0.66) + 0.22 * brush.grain(0.0, 0.55)
-    fuller = 1 - 0.45 * brush.batch.detailed * _cover(p.abs() - 0.9)
-    brush.lay(blade, brush.metal * 0.8, ridge * fuller)
+    facet = torch.where(p > 0, 1.15, 0.85) + 0.12 * brush.grain(0.0, 0.55)
+    ridge = 1 + 0.3 * brush.batch.detailed * _cover(p.abs() - 0.5)
+    brush.lay(blade, brush.metal * 0.9, facet * ridge)
     bow = (shape - 0.5) * 0.09 * p.square()  # guard bent down, straight or up
     reach = 8.5 + 4.0 * (3 * shape).frac()
     brush.lay(_box(p, q - 39 - bow, reach + 0.8, 3.1), brush.iron * 0.35)
