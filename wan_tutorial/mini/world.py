@@ -579,12 +579,13 @@ def _local(batch: Batch, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _paint_sword(brush: Brush) -> None:
     """Point down: blade, guard, grip and pommel. Large and dark-edged, as flames are bright around it."""
     p, q, shape = brush.p / 1.2, brush.q / 1.2, brush.batch.shape
-    width = (3.6 + 1.2 * shape) * (q / 9).clamp(0.0, 1.0)
+    width = (3.8 + 1.2 * shape) * (q / 9).clamp(0.0, 1.0)
     blade = torch.maximum(p.abs() - width, (q - 18.5).abs() - 20)
     brush.lay(blade - 0.9, brush.iron * 0.35)
-    facet = torch.where(p > 0, 1.15, 0.85) + 0.12 * brush.grain(0.0, 0.55)
+    facet = torch.where(p > 0, 1.2, 0.8) + 0.12 * brush.grain(0.0, 0.55)
     ridge = 1 + 0.3 * brush.batch.detailed * _cover(p.abs() - 0.5)
-    brush.lay(blade, brush.metal * 0.9, facet * ridge)
+    cold = _rgb(0.42, 0.62, 1.02, p)  # bluer than steel is: firelight must not make the blade a flame
+    brush.lay(blade, brush.metal * cold, facet * ridge)
     bow = (shape - 0.5) * 0.09 * p.square()  # guard bent down, straight or up
     reach = 8.5 + 4.0 * (3 * shape).frac()
     brush.lay(_box(p, q - 39 - bow, reach + 0.8, 3.1), brush.iron * 0.35)
