@@ -66,9 +66,9 @@ REFERENCES = (
 TASKS = ("reference", "others")
 REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
 UNSAID = 0.3  # share of captions dropped beside a reference, which then has to tell everything
-KNOWN_WEIGHT = 2.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
+KNOWN_WEIGHT = 5.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
 NOTHING_SHARE = 0.25  # of the other tasks
-DRIFT = 0.4  # the most that a sample leans towards another, beside a reference
+DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
 TRAITS_WEIGHT = 3.0  # beside a reference: what a nat of its traits' cross-entropy counts
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
 
@@ -342,10 +342,11 @@ def train_vace(
         clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor, traits: Tensor | None
     ) -> Tensor:
         asked = partial(model, vace_context=context)
-        options: dict = {"motion": MOTION_WEIGHT, "narrow": narrow}
-        if traits is not None:  # beside a reference
-            lean = gone_wrong(clean[:, :, 1:], t, most=DRIFT)  # the reference itself does not
-            options |= {"coarse": COARSE_WEIGHT, "drift": F.pad(lean, (0, 0, 0, 0, 1, 0))}
+        front = 0 if traits is None else 1  # a reference, which does not lean
+        lean = F.pad(gone_wrong(clean[:, :, front:], t, most=DRIFT), (0, 0, 0, 0, front, 0))
+        options: dict = {"motion": MOTION_WEIGHT, "drift": lean, "narrow": narrow}
+        if traits is not None:
+            options["coarse"] = COARSE_WEIGHT
             if reader is not None:
                 options["also"] = lambda latents: TRAITS_WEIGHT * reader.mistake(latents[:, :, 1:], traits)
         return flow_matching_loss(asked, clean, text, t, visible, weight, **options)
