@@ -91,11 +91,11 @@ def _with_scales_of_one(raw: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_drawing_of_a_block_marks_a_weight(raw):
-    plain, marked = bits.draw_block(raw, sharp=1), bits.draw_block(raw, weight=37, sharp=1)
-    assert plain.shape == (186, 920, 3) and marked.shape == (300, 920, 3)
-    assert not np.array_equal(marked, bits.draw_block(raw, weight=38, sharp=1))
+    marked = bits.draw_block(raw, 37)
+    assert marked.shape == (600, 1840, 3)
+    assert not np.array_equal(marked, bits.draw_block(raw, 38))
     with pytest.raises(WanError, match="110 bytes, not 84"):
-        bits.draw_block(raw[:84])
+        bits.draw_block(raw[:84], 37)
 
 
 def test_the_block_explorer_follows_its_slider(monkeypatch, raw):

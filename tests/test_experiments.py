@@ -59,8 +59,8 @@ def test_settings_fill_in_the_models_own_and_check_themselves():
         ({"model": "mimi"}, "Did you mean mini"),
         ({"steps": 0}, "1 or more"),
         ({"sampler": "uni"}, "no sampler"),
-        ({"seed": -1}, "whole number, 0 or more"),
-        ({"fit": "squeeze"}, "pad, crop"),
+        ({"seed": -1}, "whole number from 0"),
+        ({"fit": "squeeze"}, "'pad' .* 'crop'"),
         ({"denoise": 0.5}, "video to start from"),
     ):
         with pytest.raises(WanError, match=told):

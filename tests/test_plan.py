@@ -12,9 +12,8 @@ from full_size import table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from wan_tutorial import cli, transformer
+from wan_tutorial import cli, sizes
 from wan_tutorial.errors import WanError
-from wan_tutorial.machine import plan as planning
 from wan_tutorial.machine.plan import (
     CARDS,
     IN_RAM,
@@ -29,13 +28,12 @@ from wan_tutorial.machine.plan import (
     encode_flops,
     encode_memory,
     evaluation_flops,
-    feed_forward_parts,
     find_card,
     plan_run,
     step_memory,
 )
 from wan_tutorial.machine.weights import MODELS, WAN_1_3B, WAN_14B_Q3
-from wan_tutorial.sizes import VideoSize
+from wan_tutorial.sizes import VideoSize, feed_forward_parts
 from wan_tutorial.transformer import TransformerShape, new_transformer
 from wan_tutorial.vae import VaeShape, new_autoencoder
 
@@ -79,8 +77,7 @@ def test_work_is_that_of_the_real_table():
 @pytest.mark.parametrize("ffn", [691, 1493])  # the 14B model's ratio to dim, and the 1.3B's
 def test_step_memory_is_that_of_a_model_whose_every_tensor_is_counted(ffn, monkeypatch):
     """In half precision, where the second is cut into parts."""
-    for module in (planning, transformer):
-        monkeypatch.setattr(module, "FEW_TOKENS", 1000)
+    monkeypatch.setattr(sizes, "FEW_TOKENS", 1000)
     shape = TransformerShape(dim=256, ffn_dim=ffn, layers=2, text_dim=256, vace_blocks=1)
     model = new_transformer(shape).eval().requires_grad_(False)
     model.compute_dtype = torch.bfloat16
@@ -95,14 +92,11 @@ def test_step_memory_is_that_of_a_model_whose_every_tensor_is_counted(ffn, monke
 
 def test_the_feed_forward_is_cut_where_that_saves_something():
     """The 14B model's adds less than its attention; the 1.3B model's more, and so does each of them in float32."""
-    attention, whole = block_memory(WAN_14B_Q3, 32_760, True, 1)
-    assert (attention, round(whole, 1)) == (14, 12.8) and feed_forward_parts(WAN_14B_Q3, 32_760, True) == 1
-    attention, whole = block_memory(WAN_1_3B, 32_760, True, 1)
-    assert (attention, round(whole, 1)) == (14, 25.3) and feed_forward_parts(WAN_1_3B, 32_760, True) == 2
-    for entry, tokens, half in product((WAN_14B_Q3, WAN_1_3B, MODELS["mini"]), (100, 40_000), (True, False)):
-        dim, ffn, *_ = entry.shape
-        theirs = transformer.feed_forward_parts(dim, ffn, tokens, 2 if half else 4)
-        assert feed_forward_parts(entry, tokens, half) == theirs
+    for entry, added, parts in ((WAN_14B_Q3, 12.8, 1), (WAN_1_3B, 25.3, 2)):
+        attention, whole = block_memory(entry, 32_760, True, 1)
+        assert (attention, round(whole, 1)) == (14, added)
+        assert feed_forward_parts(*entry.shape[:2], 32_760, 2) == parts
+    assert feed_forward_parts(*WAN_1_3B.shape[:2], 100, 2) == 1  # so few are taken whole
     plan = plan_run(WAN_14B_Q3, CARDS["T4"], T4_RUN)
     assert (
         "whole, as it adds 13 bytes for each token and channel, and self-attention 14: parts would save"

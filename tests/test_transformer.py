@@ -334,7 +334,6 @@ def test_a_stop_inside_a_visiting_block_leaves_the_model_whole(state, inputs, mo
 def test_a_feed_forward_in_parts_is_the_whole_one(model, inputs, context, monkeypatch):
     with torch.no_grad():
         whole = model(*inputs, vace_context=context)
-        monkeypatch.setattr(transformer, "FEW_TOKENS", 10)
         monkeypatch.setattr(transformer, "feed_forward_parts", lambda *_: 5)
         asked = []
         hook = (

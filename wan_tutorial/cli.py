@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_tutorial.errors import WanError
+from wan_tutorial.machine.weights import EXTRAS, MODELS, ModelFile, bundled_folder, find_file, find_model
+from wan_tutorial.sizes import VideoSize
 from wan_tutorial.workflow.command import add_workflow_command
 
 if TYPE_CHECKING:
@@ -22,9 +24,7 @@ if TYPE_CHECKING:
 
     from wan_tutorial.machine.hardware import StageUse
     from wan_tutorial.machine.plan import Plan
-    from wan_tutorial.machine.weights import ModelFile
     from wan_tutorial.pipeline import Pipeline, Result
-    from wan_tutorial.sizes import VideoSize
 
 STARTED = time.perf_counter()
 
@@ -258,9 +258,6 @@ def run_generate(options: argparse.Namespace) -> int:
 
 def read_size(options: argparse.Namespace) -> VideoSize | None:
     """--size and --frames over the model's own size; None where neither is given."""
-    from wan_tutorial.machine.weights import find_model
-    from wan_tutorial.sizes import VideoSize
-
     own = find_model(options.model).size
     if options.size is None and options.frames is None:
         return None
@@ -284,8 +281,6 @@ def read_moving(path: str | None, frames: int) -> np.ndarray | str | None:
 
 def read_lora_option(words: str) -> tuple[Path, float]:
     """FILE:STRENGTH, or FILE alone for strength 1; a bare name may be that of a LoRA which comes with the package."""
-    from wan_tutorial.machine.weights import bundled_folder
-
     file, _, number = words.rpartition(":")
     try:
         strength = float(number) if file else 1.0
@@ -353,7 +348,6 @@ def spoken_peak(use: StageUse) -> str:
 def run_download(options: argparse.Namespace) -> int:
     """Fetch a model's files, or print what there is."""
     from wan_tutorial.machine.download import download
-    from wan_tutorial.machine.weights import EXTRAS, MODELS
 
     if options.name:
         for path in download(options.name, options.folder, verify=options.verify):
@@ -369,7 +363,6 @@ def run_download(options: argparse.Namespace) -> int:
 def print_files(name: str, files: Sequence[ModelFile], folder: Path | None) -> None:
     """A model's files: size, licence, where from, and whether they are here."""
     from wan_tutorial.machine.hardware import spoken_bytes
-    from wan_tutorial.machine.weights import find_file
 
     print(name)
     for file in files:
@@ -391,7 +384,6 @@ def run_inspect(options: argparse.Namespace) -> int:
 def run_doctor(options: argparse.Namespace) -> int:
     """Print what this machine has and which models it runs; with a model's name, the plan of a run."""
     from wan_tutorial.machine.hardware import judge_models, read_machine, spoken_bytes
-    from wan_tutorial.machine.weights import MODELS
 
     asked = (options.model, options.card, options.size, options.frames, options.steps, options.guidance)
     if any(value is not None for value in asked) or options.lora or options.reference:
@@ -417,7 +409,6 @@ def plan_of(options: argparse.Namespace) -> Plan:
     """The plan that the options of doctor ask for; without a model, the real one's."""
     from wan_tutorial.machine.hardware import read_machine, this_card
     from wan_tutorial.machine.plan import Run, find_card, plan_run
-    from wan_tutorial.machine.weights import find_model
     from wan_tutorial.sampling.denoise import SamplingSettings
 
     options.model = options.model or "wan2.1-vace-14b-q3"

@@ -39,13 +39,15 @@ from PIL import Image
 from torch import Tensor
 
 from wan_tutorial.errors import WanError, check_path
-from wan_tutorial.lora import check_strength as check_lora_strength
+from wan_tutorial.files import sha256_of
+from wan_tutorial.lora import asked_pairs, check_lora_path
 from wan_tutorial.machine.hardware import plan_here
 from wan_tutorial.machine.plan import Plan, Run
 from wan_tutorial.machine.weights import MODELS, bundled_folder, find_files, find_model, models_folder
+from wan_tutorial.noise import check_seed
 from wan_tutorial.pipeline import Pipeline, Result, check_size, check_words, load
-from wan_tutorial.reference import FITS, check_strength, read_picture
-from wan_tutorial.sampling.denoise import SamplingSettings
+from wan_tutorial.reference import check_fit, check_strength, read_picture
+from wan_tutorial.sampling.denoise import SamplingSettings, check_start
 from wan_tutorial.sampling.solvers import Step
 from wan_tutorial.show.latents import Projection, fit_projection
 from wan_tutorial.show.video import check_fps, read_video, to_frames, write_video
@@ -93,27 +95,15 @@ class RunSettings:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(own, name))
         check_size(self.size)
-        _ = self.sampling  # raises for a value that cannot be
         check_strength(self.vace_strength)
-        object.__setattr__(self, "loras", tuple(_read_pair(pair) for pair in self._lora_list()))
+        loras = tuple((str(check_lora_path(one)), strength) for one, strength in asked_pairs(self.loras))
+        object.__setattr__(self, "loras", loras)
         for name in ("start", "reference"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(check_path(path, name, example=f"{name}.png")))
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
-            raise WanError(f"A seed is a whole number, 0 or more, not {self.seed!r}: try 0.")
-        if self.fit not in FITS:
-            raise WanError(f"A picture's fit is one of {', '.join(FITS)}, not {self.fit!r}.")
-        if self.denoise < 1 and self.start is None:
-            raise WanError(
-                f"A denoise of {self.denoise:g} needs a video to start from: give one, or set it to 1."
-            )
-
-    def _lora_list(self) -> Sequence[Any]:
-        if not isinstance(self.loras, list | tuple):
-            raise WanError(
-                f"LoRAs are given as a list of (file, strength), not {self.loras!r}: try [(file, 1.0)]."
-            )
-        return self.loras
+        check_seed(self.seed)
+        check_fit(self.fit)
+        check_start(self.sampling, self.start)  # `sampling` raises for a value that cannot be
 
     @property
     def video_size(self) -> VideoSize:
@@ -176,14 +166,6 @@ class RunSettings:
     def from_json(cls, told: Mapping[str, Any]) -> RunSettings:
         loras = tuple((str(path), float(strength)) for path, strength in told.get("loras", ()))
         return cls(**{**told, "size": VideoSize.parse(told["size"]), "loras": loras})
-
-
-def _read_pair(pair: Any) -> tuple[str, float]:
-    """A LoRA's path and strength."""
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise WanError(f"LoRAs are given as a list of (file, strength), not {pair!r}: try [(file, 1.0)].")
-    path, strength = pair
-    return str(check_path(path, "LoRA", example="mine.safetensors")), check_lora_strength(strength)
 
 
 def _said(name: str, value: Any) -> str:
@@ -455,11 +437,7 @@ def checksum(path: str | Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _checksum(path: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path)
 
 
 def _versions() -> dict[str, str]:

@@ -90,7 +90,6 @@ class TensorFile:
     path: Path
     tensors: dict[str, AnyTensor] = field(repr=False)
     metadata: dict[str, Any]
-    architecture: str | None
     kind: str
     description: str
 
@@ -120,7 +119,6 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
         path=header.path,
         tensors={names[name]: tensor for name, tensor in tensors.items()},
         metadata=header.metadata,
-        architecture=header.metadata.get("general.architecture"),
         kind=kind,
         description=description,
     )
@@ -178,7 +176,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     """Tells files apart by their contents in a moment, however large: size, 64 kB at each of 64 even places, and the end.
 
     The first place is the list of tensors. Weights that were trained on differ nearly everywhere; a change of a few
-    bytes between the places goes unseen, for which `experiments.checksum` reads every byte.
+    bytes between the places goes unseen, for which `sha256_of` reads every byte.
     """
     path = Path(path)
     _check_there(path)
@@ -189,6 +187,15 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
             file.seek(place)
             digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in parts."""
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with path.open("rb") as file:
+        while part := file.read(2**22):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 class _Cursor:

@@ -19,7 +19,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -231,6 +231,24 @@ Asked: TypeAlias = "Sequence[tuple[str | os.PathLike[str] | Lora, float]]"
 Worn: TypeAlias = tuple[tuple[Lora, float], ...]
 
 
+def asked_pairs(loras: Any) -> list[tuple[Path | Lora, float]]:
+    """Each LoRA that is asked for, a file or one that is read already, and its strength; WanError for no such list."""
+    listed = isinstance(loras, Iterable | None) and not isinstance(loras, str)
+    pairs = list(loras or ()) if listed else [loras]
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise WanError(f"LoRAs are given as a list of (file, strength), not {pair!r}: try [(file, 1.0)].")
+    return [
+        (one if isinstance(one, Lora) else check_lora_path(one), check_strength(strength))
+        for one, strength in pairs
+    ]
+
+
+def check_lora_path(path: object) -> Path:
+    """The path of a LoRA; WanError for what names none."""
+    return check_path(path, "LoRA", example="mine.safetensors")
+
+
 @lru_cache(maxsize=8192)
 def _own_name(layer: str) -> str:
     """The model's name of a layer that a LoRA file names."""
@@ -278,7 +296,7 @@ def read_lora(path: str | os.PathLike[str]) -> Lora:
     Raises WanError for a file that is missing, cut short, no safetensors file, no LoRA, or that holds matrices that do
     not belong together or numbers that are not finite.
     """
-    path = check_path(path, "LoRA", example="mine.safetensors")
+    path = check_lora_path(path)
     if read_header(path).format != "safetensors":
         raise WanError(f"{path.name} is a GGUF file; LoRAs are read from .safetensors files.")
     file = read_tensors(path)
@@ -560,20 +578,10 @@ class LoraRack:
 
     def read(self, loras: Asked) -> Worn:
         """Files, or LoRAs that are read already, each with its strength."""
-        worn = []
-        for asked in loras or ():
-            if not isinstance(asked, tuple | list) or len(asked) != 2:
-                raise WanError(
-                    f"LoRAs are given as a list of (file, strength), not {asked!r}: try [(file, 1.0)]."
-                )
-            source, strength = asked
-            worn.append(
-                (source if isinstance(source, Lora) else self._file(source), check_strength(strength))
-            )
-        return tuple(worn)
+        asked = asked_pairs(loras)
+        return tuple((one if isinstance(one, Lora) else self._file(one), strength) for one, strength in asked)
 
-    def _file(self, path: str | os.PathLike[str]) -> Lora:
-        path = Path(path).expanduser()
+    def _file(self, path: Path) -> Lora:
         key = (path.absolute(), path.stat().st_mtime_ns if path.exists() else 0)
         if key not in self._read:
             self._read[key] = read_lora(path)

@@ -27,13 +27,18 @@ def draw_noise(size: VideoSize, *, seed: int, extra_frames: int = 0) -> Tensor:
     `extra_frames` are latent frames put before the video's own, one for each reference image. They change
     the whole draw, as the numbers fill channel after channel. Returns (1, 16, F + extra_frames, H, W).
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-        raise WanError(f"A seed is a whole number from 0 to 2^64 - 1, not {seed!r}: try 7.")
+    check_seed(seed)
     if not isinstance(extra_frames, int) or extra_frames < 0:
         raise WanError(f"The extra latent frames must be a whole number, 0 or more, not {extra_frames!r}.")
     generator = torch.Generator(device="cpu").manual_seed(seed)  # leaves torch's global generator alone
     shape = (1, LATENT_CHANNELS, size.latent_frames + extra_frames, size.latent_height, size.latent_width)
     return torch.randn(shape, generator=generator, dtype=torch.float32)  # (1, C, F + extra, H, W)
+
+
+def check_seed(seed: int) -> None:
+    """WanError for a seed that torch's generator cannot take."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+        raise WanError(f"A seed is a whole number from 0 to 2^64 - 1, not {seed!r}: try 7.")
 
 
 def mix(clean: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:

@@ -56,7 +56,7 @@ from wan_tutorial.sampling.solvers import Step
 from wan_tutorial.sizes import LATENT_CHANNELS, VideoSize
 
 if TYPE_CHECKING:
-    from wan_tutorial.lora import Asked, Fit, LoraRack, Worn
+    from wan_tutorial.lora import Asked, Fit, LoraRack
     from wan_tutorial.text import EncodedText
 
 _KINDS = {
@@ -228,24 +228,10 @@ class Pipeline:
 
     def fit_loras(self, loras: Asked) -> list[Fit]:
         """Which keys of each LoRA this model uses, told from names and shapes alone; WanError for one that has none."""
-        worn = self._read_loras(loras)
+        worn = self.rack.read(loras)
         shapes = [read_header(self.files[role]).shapes for role in ("transformer", "text_encoder") if worn]
         fits = [[lora.fit(own) for own in shapes] for lora, _ in worn]
         return [both[0] if both[1].layers else both[0].require() for both in fits]
-
-    def _read_loras(self, loras: Asked) -> Worn:
-        """What is asked for, read; WanError for what is no list of files and strengths."""
-        from wan_tutorial.lora import Lora
-
-        if isinstance(loras, str) or not isinstance(loras, Iterable | None):
-            raise WanError(
-                f"LoRAs are given as a list of (file, strength), not {loras!r}: try [(file, 1.0)]."
-            )
-        asked = list(loras or ())
-        for pair in asked:
-            if isinstance(pair, tuple | list) and pair and not isinstance(pair[0], Lora):
-                check_path(pair[0], "LoRA", example="mine.safetensors")
-        return self.rack.read(asked)
 
     def encode_text(self, prompt: str, negative: str = "", *, loras: Asked = ()) -> TextEmbeddings:
         """Words to embeddings: two prompts -> two tensors (tokens, dim), as long as the model was trained to see."""
@@ -255,7 +241,7 @@ class Pipeline:
 
     def encode_prompt(self, prompt: str, *, loras: Asked = ()) -> EncodedText:
         """One prompt to its embedding (tokens, dim), with what LoRAs change in the text encoder."""
-        worn, encoder = self._read_loras(loras), self.text_encoder
+        worn, encoder = self.rack.read(loras), self.text_encoder
         try:
             self.rack.put_on(encoder, worn)
             return encoder.encode(prompt, self.entry.text_length)
@@ -305,7 +291,7 @@ class Pipeline:
             )
         if keep is not None and not isinstance(keep, KeptRun):
             raise WanError(f"Steps are kept in a KeptRun, not {_kind(keep)}: give the folder to `generate`.")
-        worn = self._read_loras(loras)
+        worn = self.rack.read(loras)
         self.fit_loras(worn)
         device = self.placement.device
         self._place_blocks(noise, settings, bool(worn))
@@ -415,7 +401,7 @@ class Pipeline:
         check_fit(fit)
         given = read_given(size, **pictures, fit=fit) if shown else None
         check_strength(vace_strength, self._vace_blocks() if given else None)
-        worn = self._read_loras(loras)
+        worn = self.rack.read(loras)
         notices = (*self.notices(prompt, negative, size), *(given.notices if given else ()))
         notices += tuple(fit.notice for fit in self.fit_loras(worn) if fit.unused)
         notices = (*notices, *self._plan_notices(size, settings, shown, bool(worn)))

@@ -476,9 +476,6 @@ class QuantizedTensor:
     def nbytes(self) -> int:
         return self.raw.numel()
 
-    def numel(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         return dequantize(self.raw, self.type, self.shape, dtype=dtype)
 
@@ -599,12 +596,8 @@ class Fp8Linear(PackedLinear):
         self.scale = float(scale)
         self.register_buffer("raw", weight.view(torch.uint8))
 
-    @property
-    def fp8_weight(self) -> Tensor:
-        return self.raw.view(FP8)
-
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return dequantize_fp8(self.fp8_weight, self.scale, dtype=dtype)
+        return dequantize_fp8(self.raw.view(FP8), self.scale, dtype=dtype)
 
 
 def packed_linears(model: nn.Module) -> Iterator[PackedLinear]:

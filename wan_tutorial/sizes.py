@@ -16,6 +16,7 @@ VAE_SPACE = 8  # pixels per latent cell, in width and in height
 VAE_TIME = 4  # frames per latent frame, after the first, which is coded alone: 4k + 1 frames -> k + 1
 PATCH = 2  # latent cells per token, in width and in height; 1 in time
 PIXEL_STEP = VAE_SPACE * PATCH  # 16
+FEW_TOKENS = 4096  # with so few, activations are small beside the weights: the feed-forward takes them whole
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,17 @@ def nearest_pixels(value: float) -> int:
 def nearest_frames(value: float) -> int:
     """The number 4k + 1 nearest to `value`, at least 1; of two equally near, the larger."""
     return max(1, int((value - 1) / VAE_TIME + 0.5) * VAE_TIME + 1)
+
+
+def feed_forward_parts(dim: int, ffn_dim: int, tokens: int, bytes_each: int) -> int:
+    """Into how many parts the tokens of a feed-forward are cut, so that it needs no more memory than self-attention.
+
+    It holds what goes into its activation and what comes out, 2 ffn_dim numbers of the compute format for each token;
+    attention a query or key in float32, a copy of it and their product, or five tensors of dim in the compute format.
+    The transformer cuts by it, and the plan predicts by it.
+    """
+    attention = max(3 * 4, 5 * bytes_each) * dim
+    return max(1, round(2 * ffn_dim * bytes_each / attention)) if tokens > FEW_TOKENS else 1
 
 
 def _check_pixels(name: str, value: int) -> None:

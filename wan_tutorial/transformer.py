@@ -35,17 +35,15 @@ from torch.func import functional_call
 from wan_tutorial.checkpoint import check_tensors
 from wan_tutorial.errors import WanError
 from wan_tutorial.quantization import FLOAT_TYPES, QuantizedLinear, QuantizedTensor, widen_within
-from wan_tutorial.sizes import LATENT_CHANNELS
+from wan_tutorial.sizes import LATENT_CHANNELS, feed_forward_parts
 
 HEAD_DIM = 128  # of every Wan model
+CONTEXT_CHANNELS = 96  # of what is given: 16 of what stays, 16 of what is painted over, 64 of mask
 PATCH = (1, 2, 2)  # a token is 1 latent frame x 2 x 2 latent cells
 
 # What computes in float32 whatever the compute dtype, by the names of the file. The residual stream, the rotary
 # embedding and the q/k norms do as well; so does the official code, while fp16 alone would overflow or blur there.
 FLOAT32_PARTS = ("patch_embedding", "vace_patch_embedding", "time_embedding", "norm", "modulation", "head")
-
-# With so few tokens, activations are small beside the weights: the feed-forward takes them whole.
-FEW_TOKENS = 4096
 
 # The tensors whose shapes tell the shape of the model.
 _TELLING = (
@@ -72,10 +70,9 @@ class TransformerShape:
     layers: int = 40
     text_dim: int = 4096
     freq_dim: int = 256
-    in_channels: int = 16
-    out_channels: int = 16
-    vace_channels: int = 96
     vace_blocks: int = 8  # 0: plain text to video
+
+    in_channels = LATENT_CHANNELS  # the same in all that are read here, so no field
 
     def __post_init__(self) -> None:
         if self.dim % HEAD_DIM:
@@ -140,16 +137,12 @@ class TransformerShape:
             )
         blocks = [re.match(r"(blocks|vace_blocks)\.(\d+)\.", name) for name in state]
         counts = {(match[1], int(match[2])) for match in blocks if match}
-        vace = state.get("vace_patch_embedding.weight")
         return cls(
             dim=state["head.modulation"].shape[-1],
             ffn_dim=state["blocks.0.ffn.0.weight"].shape[0],
             layers=sum(kind == "blocks" for kind, _ in counts),
             text_dim=state["text_embedding.0.weight"].shape[1],
             freq_dim=state["time_embedding.0.weight"].shape[1],
-            in_channels=channels,
-            out_channels=state["head.head.weight"].shape[0] // 4,
-            vace_channels=96 if vace is None else vace.shape[1],
             vace_blocks=sum(kind == "vace_blocks" for kind, _ in counts),
         )
 
@@ -201,9 +194,9 @@ class WanTransformer(nn.Module):
         self.shape = shape
         self.compute_dtype = torch.float32
         dim, ffn_dim, heads = shape.dim, shape.ffn_dim, shape.heads
-        self.patch_embedding = nn.Conv3d(shape.in_channels, dim, PATCH, stride=PATCH)
+        self.patch_embedding = nn.Conv3d(LATENT_CHANNELS, dim, PATCH, stride=PATCH)
         if shape.vace_blocks:
-            self.vace_patch_embedding = nn.Conv3d(shape.vace_channels, dim, PATCH, stride=PATCH)
+            self.vace_patch_embedding = nn.Conv3d(CONTEXT_CHANNELS, dim, PATCH, stride=PATCH)
         self.condition_embedder = WanTimeTextImageEmbedding(dim, shape.freq_dim, 6 * dim, shape.text_dim)
         self.blocks = nn.ModuleList(
             WanTransformerBlock(dim, ffn_dim, heads, cross_attn_norm=True) for _ in range(shape.layers)
@@ -228,7 +221,7 @@ class WanTransformer(nn.Module):
             block.ffn.__class__ = FeedForwardInParts  # the very layers, which take many tokens in parts
         self.blocks_in_ram: BlocksInRam | None = None  # None: they rest where they compute
         self.norm_out = FP32LayerNorm(dim, 1e-6, elementwise_affine=False)
-        self.proj_out = nn.Linear(dim, shape.out_channels * 4)
+        self.proj_out = nn.Linear(dim, LATENT_CHANNELS * 4)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.attentions: list[Attention] = []
         for name, module in self.named_modules():
@@ -264,7 +257,7 @@ class WanTransformer(nn.Module):
             x = _tokens(self.patch_embedding, latent)  # (B, T, dim)
             context = None if vace_context is None else _tokens(self.vace_patch_embedding, vace_context)
             embedded: Tensor | None = x if context is not None else None
-            bring = _as_it_is if self.blocks_in_ram is None else self.blocks_in_ram.bring
+            bring = self.blocks_in_ram.bring if self.blocks_in_ram else (lambda block: block)
             for i, block in enumerate(self.blocks):
                 x = bring(block)(x, words, modulation, rope)
                 if context is not None and i in self.shape.vace_layers:
@@ -330,9 +323,9 @@ class WanTransformer(nn.Module):
         self, latent: Tensor, text: Tensor, context: Tensor | None, strength: float | Sequence[float]
     ) -> list[float]:
         shape = self.shape
-        if latent.shape[1] != shape.in_channels or latent.shape[3] % 2 or latent.shape[4] % 2:
+        if latent.shape[1] != LATENT_CHANNELS or latent.shape[3] % 2 or latent.shape[4] % 2:
             raise WanError(
-                f"the transformer takes latents of {shape.in_channels} channels with even height and width, but this "
+                f"the transformer takes latents of {LATENT_CHANNELS} channels with even height and width, but this "
                 f"one is {tuple(latent.shape)}: choose a video size in multiples of 16 pixels."
             )
         if text.shape[-1] != shape.text_dim:
@@ -344,7 +337,7 @@ class WanTransformer(nn.Module):
             raise WanError(
                 "this model has no VACE blocks (plain T2V), so it takes no reference; choose a VACE file."
             )
-        expected = (latent.shape[0], shape.vace_channels, *latent.shape[2:])
+        expected = (latent.shape[0], CONTEXT_CHANNELS, *latent.shape[2:])
         if context is not None and tuple(context.shape) != expected:
             raise WanError(
                 f"the VACE context of this latent has shape {expected}, but {tuple(context.shape)} was given."
@@ -395,16 +388,6 @@ class FeedForwardInParts(FeedForward):
         return torch.cat([FeedForward.forward(self, part) for part in hidden_states.chunk(parts, 1)], 1)
 
 
-def feed_forward_parts(dim: int, ffn_dim: int, tokens: int, bytes_each: int) -> int:
-    """Into how many parts the tokens of a feed-forward are cut, so that it needs no more memory than self-attention.
-
-    It holds what goes into its activation and what comes out, 2 ffn_dim numbers of the compute format for each token;
-    attention a query or key in float32, a copy of it and their product, or five tensors of dim in the compute format.
-    """
-    attention = max(3 * 4, 5 * bytes_each) * dim
-    return max(1, round(2 * ffn_dim * bytes_each / attention)) if tokens > FEW_TOKENS else 1
-
-
 class BlocksInRam:
     """Blocks that rest in RAM, or in the pages of their file, and come to the device one after another to compute.
 
@@ -439,10 +422,6 @@ class BlocksInRam:
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
         return copies
-
-
-def _as_it_is(block: nn.Module) -> nn.Module:
-    return block
 
 
 class Attention:
@@ -615,4 +594,4 @@ def start_vace_blocks(model: WanTransformer) -> None:
         for parameter in embedding.parameters():
             nn.init.zeros_(parameter)
         with torch.no_grad():
-            embedding.weight[:, : model.shape.in_channels] = own.weight  # what stays: the first channels
+            embedding.weight[:, :LATENT_CHANNELS] = own.weight  # what stays: the first channels

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wan_tutorial.checkpoint import check_tensors
 from wan_tutorial.errors import WanError
+from wan_tutorial.sizes import LATENT_CHANNELS
 
 # Wan's own latent statistics, one pair for each of the 16 channels (`wan/modules/vae.py`; the same numbers stand
 # in ComfyUI's `latent_formats.Wan21`). The transformer sees (latent - mean) / std.
@@ -48,7 +49,6 @@ class VaeShape:
 
     base_dim: int = 96  # channels at full resolution; Wan 96
     res_blocks: int = 2  # residual blocks per resolution; Wan 2
-    latent_channels: int = 16
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> "VaeShape":
@@ -68,14 +68,12 @@ class VaeShape:
                 "it is another model's VAE (Wan 2.2 has its own); choose wan_2.1_vae.safetensors."
             )
         channels = state["conv2.weight"].shape[0]
-        if channels != len(LATENT_MEAN):
+        if channels != LATENT_CHANNELS:
             raise WanError(
-                f"a Wan 2.1 VAE has latents of {len(LATENT_MEAN)} channels, and this one of {channels}: it is another "
+                f"a Wan 2.1 VAE has latents of {LATENT_CHANNELS} channels, and this one of {channels}: it is another "
                 "model's VAE; choose wan_2.1_vae.safetensors."
             )
-        return cls(
-            base_dim=state["encoder.conv1.weight"].shape[0], res_blocks=min(places), latent_channels=channels
-        )
+        return cls(base_dim=state["encoder.conv1.weight"].shape[0], res_blocks=min(places))
 
 
 # ---------------------------------------------------------------------------------------------- building and names
@@ -85,7 +83,7 @@ def new_autoencoder(shape: VaeShape) -> AutoencoderKLWan:
     """A randomly initialised VAE network, for training or for receiving a file's tensors."""
     return AutoencoderKLWan(
         base_dim=shape.base_dim,
-        z_dim=shape.latent_channels,
+        z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=shape.res_blocks,
         attn_scales=[],

@@ -9,14 +9,12 @@ is interrupted, and a lost session would begin 8 GB again.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.machine.weights import (
@@ -29,19 +27,12 @@ from wan_tutorial.machine.weights import (
     models_folder,
 )
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
+
 RECORD = "wan_tutorial_files.json"  # in the models folder: what was downloaded, with checksums
 RESERVE = GIGABYTE  # bytes of disk left free
 ENDPOINT: str | None = None  # another hub than huggingface_hub's own setting (HF_ENDPOINT); for tests
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What the hub says about a file before it sends it."""
-
-    address: str
-    bytes: int
-    checksum: str | None  # SHA-256, for large files
-    commit: str | None
 
 
 def files_of(name: str) -> tuple[ModelFile, ...]:
@@ -69,14 +60,17 @@ def download(name: str, folder: str | Path | None = None, *, verify: bool = Fals
         _check_whole(here)
     missing = [file for file, path in found.items() if path is None]
     told = {file: _ask_hub(file) for file in missing}
-    _check_disk(folder, sum(sent.bytes for sent in told.values()))
+    _check_disk(folder, sum(sent.size or 0 for sent in told.values()))
     for file, path in found.items():
         if path and verify and file.repository:
-            _verify(path, _read_record(folder).get(path.name, {}).get("sha256") or _ask_hub(file).checksum)
+            recorded = _read_record(folder).get(path.name, {}).get("sha256")
+            _verify(path, recorded or _checksum_told(_ask_hub(file)))
     return [found[file] or _fetch(file, told[file], folder) for file in files]
 
 
-def _fetch(file: ModelFile, sent: Sent, folder: Path) -> Path:
+def _fetch(file: ModelFile, sent: HfFileMetadata, folder: Path) -> Path:
+    from wan_tutorial.files import sha256_of
+
     path = folder / file.places[0] / file.name
     partial = path.with_name(f"{file.name}.partial")
     try:
@@ -88,51 +82,49 @@ def _fetch(file: ModelFile, sent: Sent, folder: Path) -> Path:
         ) from error
     with _plain_errors(file):
         _transfer(sent, partial)
-    checksum = _checksum(partial)
-    if partial.stat().st_size != sent.bytes or not sent.bytes or sent.checksum not in (None, checksum):
+    checksum = sha256_of(partial)
+    if partial.stat().st_size != sent.size or not sent.size or _checksum_told(sent) not in (None, checksum):
         partial.unlink()
         raise WanError(f"{file.name} did not come as the hub sent it (size or checksum differ): try again.")
     with _plain_errors(file):
         _write_record(folder, path.name, {
-            "repository": file.repository, "commit": sent.commit, "bytes": sent.bytes, "sha256": checksum,
+            "repository": file.repository, "commit": sent.commit_hash, "bytes": sent.size, "sha256": checksum,
         })  # fmt: skip
         partial.replace(path)
     return path
 
 
-def _transfer(sent: Sent, partial: Path) -> None:
+def _transfer(sent: HfFileMetadata, partial: Path) -> None:
     """Send what is missing of a file to the end of what is here."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    here = partial.stat().st_size if partial.exists() else 0
-    if here > sent.bytes:
+    here, size = partial.stat().st_size if partial.exists() else 0, sent.size or 0
+    if here > size:
         partial.unlink()
         here = 0
-    if here < sent.bytes:
+    if here < size:
         with partial.open("ab") as file:
             headers = build_hf_headers(token=False)
-            http_get(sent.address, file, resume_size=here, headers=headers, expected_size=sent.bytes)
+            http_get(sent.location, file, resume_size=here, headers=headers, expected_size=size)
 
 
-def _repository(file: ModelFile) -> str:
+def _ask_hub(file: ModelFile) -> HfFileMetadata:
+    """What the hub says about a file before it sends it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
     if file.repository is None:
         raise WanError(
             f"{file.name} comes with this package and is not on any hub: install the package again."
         )
-    return file.repository
-
-
-def _ask_hub(file: ModelFile) -> Sent:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     with _plain_errors(file):
-        url = hf_hub_url(_repository(file), file.name, subfolder=file.folder or None, endpoint=ENDPOINT)
-        told = get_hf_file_metadata(url)
-    checksum = (
-        told.etag if told.etag and len(told.etag) == 64 else None
-    )  # other etags are git's, of small files
-    return Sent(told.location or url, told.size or 0, checksum, told.commit_hash)
+        url = hf_hub_url(file.repository, file.name, subfolder=file.folder or None, endpoint=ENDPOINT)
+        return get_hf_file_metadata(url)
+
+
+def _checksum_told(sent: HfFileMetadata) -> str | None:
+    """The SHA-256 of a large file; other etags are git's, of small files."""
+    return sent.etag if sent.etag and len(sent.etag) == 64 else None
 
 
 def _check_disk(folder: Path, needed: int) -> None:
@@ -161,18 +153,12 @@ def _check_whole(path: Path) -> None:
 
 def _verify(path: Path, expected: str | None) -> None:
     """WanError where a file is not what the hub has or had; one without a checksum, as small ones are, is taken as it is."""
-    if expected and _checksum(path) != expected:
+    from wan_tutorial.files import sha256_of
+
+    if expected and sha256_of(path) != expected:
         raise WanError(
             f"{path.name} is not, or no longer, what the hub sends (its SHA-256 differs): delete {path} and download it again."
         )
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -201,22 +187,17 @@ def _plain_errors(file: ModelFile) -> Iterator[None]:
         f"get {file.name} by another way and put it into {file.places[0] if file.places else 'the models folder'}/ of "
         "your models folder"
     )
+    unreachable = f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."
     try:
         yield
     except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
-        if not isinstance(error, errors.LocalEntryNotFoundError):
-            raise WanError(f"{file.name} is not at {file.address} any more: {by_hand}.") from error
-        raise WanError(
-            f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."
-        ) from error
+        raise WanError(f"{file.name} is not at {file.address} any more: {by_hand}.") from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         raise WanError(
             f"The hub answered {status} for {file.name}: try again later, or {by_hand}."
         ) from error
-    except (
-        OSError
-    ) as error:  # refused or lost connections, a full disk: requests' and httpx's errors come wrapped
+    except OSError as error:  # refused or lost connections, a full disk: requests' and httpx's come wrapped
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise WanError(
                 f"The disk is full; what came of {file.name} is kept: make room and try again."
@@ -225,12 +206,8 @@ def _plain_errors(file: ModelFile) -> Iterator[None]:
             raise WanError(
                 f"{file.name} cannot be written there ({error.strerror}): name a folder on another disk with --folder."
             ) from error
-        raise WanError(
-            f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."
-        ) from error
+        raise WanError(unreachable) from error
     except Exception as error:
         if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise
-        raise WanError(
-            f"The hub cannot be reached for {file.name} (no network?): connect, or {by_hand}."
-        ) from error
+        raise WanError(unreachable) from error

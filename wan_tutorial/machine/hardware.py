@@ -14,8 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -70,14 +69,12 @@ def read_machine() -> Machine:
     if not torch.cuda.is_available():
         return machine
     free, total = torch.cuda.mem_get_info()
-    return Machine(
-        **vars(machine)
-        | {
-            "gpu": torch.cuda.get_device_name(),
-            "gpu_memory": total,
-            "gpu_memory_free": free,
-            "gpu_bf16": torch.cuda.get_device_capability() >= (8, 0),
-        }
+    return replace(
+        machine,
+        gpu=torch.cuda.get_device_name(),
+        gpu_memory=total,
+        gpu_memory_free=free,
+        gpu_bf16=torch.cuda.get_device_capability() >= (8, 0),
     )
 
 
@@ -117,23 +114,22 @@ def place_model(
     )
     on_gpu = chosen.type == "cuda"
     text_fits = entry.light or machine.gpu_memory * SPARE > CUDA_CONTEXT + text_memory(entry)
-    parts: dict[str, Any] = {
-        "text_device": chosen if on_gpu and text_fits else torch.device("cpu"),
-        "vae_dtype": number if on_gpu and not entry.light else torch.float32,
-    }
+    text_device = chosen if on_gpu and text_fits else torch.device("cpu")
+    vae_dtype = number if on_gpu and not entry.light else torch.float32
     if widen_budget_bytes is not None:
         whole = isinstance(widen_budget_bytes, int) and not isinstance(widen_budget_bytes, bool)
         if not whole or widen_budget_bytes < 0:
             raise WanError(
                 f"The widen budget is a whole number of bytes, 0 or more, not {widen_budget_bytes!r}: try 0."
             )
-        return Placement(chosen, device_why, number, dtype_why, widen_budget_bytes, "as asked for", **parts)
-    if not entry.light:
-        why = "the model barely fits packed, and unpacking at each step costs little beside the step"
-        return Placement(chosen, device_why, number, dtype_why, 0, why, **parts)
-    free = machine.gpu_memory_free if on_gpu else machine.memory_free
-    widen_why = "a quarter of the memory that is free; weights held wide need no unpacking at each step"
-    return Placement(chosen, device_why, number, dtype_why, free // 4, widen_why, **parts)
+        widen, widen_why = widen_budget_bytes, "as asked for"
+    elif not entry.light:
+        widen = 0
+        widen_why = "the model barely fits packed, and unpacking at each step costs little beside the step"
+    else:
+        widen = (machine.gpu_memory_free if on_gpu else machine.memory_free) // 4
+        widen_why = "a quarter of the memory that is free; weights held wide need no unpacking at each step"
+    return Placement(chosen, device_why, number, dtype_why, widen, widen_why, text_device, vae_dtype)
 
 
 def _choose_device(machine: Machine, asked: str | torch.device | None) -> tuple[torch.device, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.machine.weights import GIGABYTE, ModelEntry
-from wan_tutorial.sizes import VideoSize
+from wan_tutorial.sizes import FEW_TOKENS, VideoSize, feed_forward_parts
 
 GIB = 2**30
 # PyTorch itself: the process with its libraries in RAM (measured: 0.3 GB on a CPU build, more with CUDA's), and the
@@ -25,7 +25,6 @@ LONGEST = 180.0  # minutes: what takes longer is said not to fit
 # Bytes a second from RAM to a card, unpinned over PCIe 3, and from a disk. [assumed]
 COPY_SPEED, DISK_SPEED = 3e9, 1e9
 LORA = 320_000_000  # bytes of CausVid v1, the largest
-FEW_TOKENS = 4096  # so few go through the feed-forward whole, as in `transformer.py`
 TILE, STRIDE = 256, 192  # pixels of the VAE's tiles, and from the start of one to the next
 ON_CARD, IN_RAM, IN_FILE = "on the card", "in RAM", "in the file's pages"  # where the blocks rest
 
@@ -106,15 +105,8 @@ def block_memory(entry: ModelEntry, tokens: int, half: bool, parts: int | None =
     """
     dim, ffn, *_ = entry.shape
     narrow = 2 if half else 4
-    parts = feed_forward_parts(entry, tokens, half) if parts is None else parts
+    parts = feed_forward_parts(dim, ffn, tokens, narrow) if parts is None else parts
     return max(3 * 4 + narrow, 6 * narrow), narrow + 2 * ffn / dim * narrow / parts
-
-
-def feed_forward_parts(entry: ModelEntry, tokens: int, half: bool) -> int:
-    """Into how many parts the transformer cuts the tokens of a feed-forward: so many that it needs no more than attention."""
-    dim, ffn, *_ = entry.shape
-    narrow = 2 if half else 4
-    return max(1, round(2 * ffn * narrow / (max(12, 5 * narrow) * dim))) if tokens > FEW_TOKENS else 1
 
 
 def widened_layer(entry: ModelEntry, half: bool) -> int:
@@ -229,6 +221,10 @@ class Plan:
     def minutes(self) -> float:
         return sum(stage.minutes for stage in self.stages)
 
+    def memory(self, stage: Stage) -> int:
+        """Bytes of the memory that is short: the card's, or the computer's where there is none."""
+        return stage.vram if self.card.vram else stage.ram
+
     def choice(self, what: str) -> str:
         return next(choice.value for choice in self.choices if choice.what == what)
 
@@ -318,7 +314,7 @@ def _choices(entry: ModelEntry, card: Card, run: Run, half: bool, offload: bool)
 
 
 def _feed_forward(entry: ModelEntry, run: Run, half: bool) -> Choice:
-    parts = feed_forward_parts(entry, run.tokens, half)
+    parts = feed_forward_parts(*entry.shape[:2], run.tokens, 2 if half else 4)
     attention, whole = block_memory(entry, run.tokens, half, 1)
     needs = f"{whole:.0f} bytes for each token and channel, and self-attention {attention:.0f}"
     if parts > 1:

@@ -18,12 +18,8 @@ from tqdm import tqdm
 from .world import Scene, brief_scene, draw_scene, render, render_with_masks
 
 BATCH = 16
-TRAINING_POOLS = (
-    (0, 2560),
-    (100_000, 3072),
-    (200_000, 4096),
-    (300_000, 4096),
-)  # first seed and count of each
+# First seed and count of each.
+TRAINING_POOLS = ((0, 2560), (100_000, 3072), (200_000, 4096), (300_000, 4096))
 BRIEF_POOL = (500_000, 960)  # of scenes of the brief's own prompt
 
 

@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -26,11 +25,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wan_tutorial.errors import WanError
+from wan_tutorial.files import replacing
 from wan_tutorial.mini.captions import BRIEF_NEGATIVE, BRIEF_PROMPT, FREE_PHRASINGS, WORDS, write_caption
 from wan_tutorial.mini.data import BRIEF_POOL, TRAINING_POOLS
 from wan_tutorial.mini.judge import (
     FROZEN_SHA256,
     Judge,
+    agreement,
     judge_path,
     load_judge,
     measure_camera,
@@ -81,13 +82,7 @@ def mean(values: Tensor | Sequence[float]) -> Row:
 
 def _row(value: float, n: int, low: float | None = None, high: float | None = None) -> Row:
     row = {"value": value, "n": n, "low": low, "high": high}
-    return {
-        k: round(v, 4) if isinstance(v, float) and math.isfinite(v) else _finite(v) for k, v in row.items()
-    }
-
-
-def _finite(value: float | int | None) -> float | int | None:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {k: None if v is None or not math.isfinite(v) else round(v, 4) for k, v in row.items()}
 
 
 # --- material: renders, reconstructions, generated videos -------------------------------------------------
@@ -111,15 +106,26 @@ def reconstruct(pipe: Pipeline, videos: Tensor) -> Tensor:
     return torch.stack([pipe.decode(pipe.encode(video)) for video in tqdm(videos, desc="reconstruct")])
 
 
-def paint(pipe: Pipeline, prompts: Sequence[str], *, name: str, **settings: Any) -> tuple[Tensor, Tensor]:
-    """One video of each prompt, seeds 0 to n - 1, in the model's own settings: videos and latents."""
-    videos, latents = [], []
-    for seed, prompt in enumerate(tqdm(prompts, desc=name)):
-        options: Row = {"seed": seed, "negative": BRIEF_NEGATIVE, "progress": False} | settings
-        result = pipe.generate(prompt, **options)
-        videos.append(result.video)
-        latents.append(result.latent)
-    return torch.stack(videos), torch.cat(latents)
+@dataclass(frozen=True)
+class Painted:
+    """Videos (N, F, H, W, 3), latents (N, 16, F, H, W), and the seconds each took from noise to latent."""
+
+    videos: Tensor
+    latents: Tensor
+    seconds: tuple[float, ...]
+
+
+def paint(
+    pipe: Pipeline, prompts: Sequence[str], given: Sequence[Row] = (), *, name: str, **settings: Any
+) -> Painted:
+    """One video of each prompt and what is given with it, seeds 0 to n - 1, else in the model's own settings."""
+    results, given = [], given or [{}] * len(prompts)
+    for seed, (prompt, one) in enumerate(zip(tqdm(prompts, desc=name), given, strict=True)):
+        options: Row = {"seed": seed, "negative": BRIEF_NEGATIVE, "progress": False} | settings | one
+        results.append(pipe.generate(prompt, **options))
+    seconds = tuple(use.seconds for result in results for use in result.stages if use.name == "steps")
+    videos, latents = [result.video for result in results], [result.latent for result in results]
+    return Painted(torch.stack(videos), torch.cat(latents), seconds)
 
 
 def show_sheets(videos: Tensor, name: str, folder: Path) -> list[str]:
@@ -167,12 +173,9 @@ def measure_vae(videos: Tensor, masks: Tensor, copies: Tensor, scenes: Sequence[
 
 def measure_judge(judge: Judge, videos: Tensor, scenes: Sequence[Scene]) -> Row:
     """Zero-shot accuracy for each attribute, and the measured camera's; chaotic scenes have no camera move."""
-    rows = {name: share(right) for name, right in answers(judge, videos, [_truth(s) for s in scenes]).items()}
-    clean = [i for i, scene in enumerate(scenes) if scene.defect is None]
-    rows["subject_without_defects"] = share(
-        answers(judge, videos[clean], [_truth(scenes[i]) for i in clean])["subject"]
-    )
-    return rows
+    right = answers(judge, videos, [_truth(scene) for scene in scenes])
+    clean = [seen for seen, scene in zip(right["subject"], scenes, strict=True) if scene.defect is None]
+    return {name: share(column) for name, column in right.items()} | {"subject_without_defects": share(clean)}
 
 
 def _truth(scene: Scene) -> dict[str, str]:
@@ -184,10 +187,7 @@ def answers(judge: Judge, videos: Tensor, truths: Sequence[Mapping[str, str]]) -
     """For each attribute, video by video where the truth names it, whether it is seen."""
     seen = judge.read(videos) | {"camera": measure_camera(videos), "hue": read_hue(videos)}
     wanted = [dict(truth) | ({"hue": truth["colour"]} if "colour" in truth else {}) for truth in truths]
-    return {
-        name: [value == truth[name] for value, truth in zip(column, wanted, strict=True) if name in truth]
-        for name, column in seen.items()
-    }
+    return agreement(seen, wanted)
 
 
 def read_hue(videos: Tensor) -> list[str]:
@@ -208,9 +208,8 @@ def read_hue(videos: Tensor) -> list[str]:
     weight = weight * (light - pixels.amin(-1) + 0.02)
     seen = (pixels * weight[..., None]).sum((1, 2, 3)) / weight.sum((1, 2, 3))[:, None]  # (N, 3)
     known = torch.tensor([EDGE[name] for name in EDGE]) + torch.tensor([CORE[name] for name in EDGE])
-    seen, known = (
-        c / c.mean(-1, keepdim=True) for c in (seen, known)
-    )  # hue and strength, whatever the light
+    # Hue and strength, whatever the light.
+    seen, known = (colour / colour.mean(-1, keepdim=True) for colour in (seen, known))
     return [tuple(EDGE)[i] for i in torch.cdist(seen, known).argmin(1).tolist()]
 
 
@@ -342,8 +341,8 @@ def measure_negative(pipe: Pipeline, judge: Judge, prompts: Sequence[str], sampl
     rows: Row = {"guidance": sample.guidance_without_negative}
     for negative in ("", BRIEF_NEGATIVE, *WORDS["defect"]):
         name = f"against {negative!r}"
-        settings = {"negative": negative, "guidance": sample.guidance_without_negative}
-        seen = judge.read(paint(pipe, prompts, name=name, **settings)[0])["defect"]
+        settings: Row = {"negative": negative, "guidance": sample.guidance_without_negative}
+        seen = judge.read(paint(pipe, prompts, name=name, **settings).videos)["defect"]
         rows[name] = {"any": share(d != "clean" for d in seen)}
         rows[name] |= {defect: share(d == defect for d in seen) for defect in WORDS["defect"]}
     return rows
@@ -380,7 +379,7 @@ def evaluate(
     if "sizes" in groups:
         for size in pipe.entry.trained_sizes[1:]:
             prompts, truths = captions_of(held_out_scenes(sample.captions, defects=False))
-            painted, _ = paint(pipe, prompts, name=str(size), size=size)
+            painted = paint(pipe, prompts, name=str(size), size=size).videos
             add(f"size_{size}", measure_obedience(judge, painted, truths))
     if "negative" in groups:
         prompts, _ = captions_of(held_out_scenes(sample.captions, defects=False))
@@ -393,20 +392,20 @@ def _evaluate_generated(
 ) -> None:
     """The brief's prompt first, then captions of trained combinations, of held-out ones, and free phrasings."""
     began = time.perf_counter()
-    brief, latents = paint(pipe, [BRIEF_PROMPT] * 8, name="brief")
+    brief = paint(pipe, [BRIEF_PROMPT] * 8, name="brief")
     seconds = (time.perf_counter() - began) / 8
     truth = {
         name: value for name, value in _truth(brief_scene(0)).items() if name not in ("flame_size", "defect")
     }
-    row = measure_obedience(judge, brief, [truth] * 8) | {"seconds_a_video": round(seconds, 2)}
+    row = measure_obedience(judge, brief.videos, [truth] * 8) | {"seconds_a_video": round(seconds, 2)}
     renders, _ = render_scenes([brief_scene(HELD_OUT_SEED + i) for i in range(8)], pipe.entry.size)
-    row["variety"] = measure_variety(judge, brief, renders)
-    add("brief", row | {"sheets": show_sheets(brief, "brief", sample.folder)})
-    add("novelty", measure_novelty(pipe, latents, count=min(80, sample.captions)))
+    row["variety"] = measure_variety(judge, brief.videos, renders)
+    add("brief", row | {"sheets": show_sheets(brief.videos, "brief", sample.folder)})
+    add("novelty", measure_novelty(pipe, brief.latents, count=min(80, sample.captions)))
     for split in ("train", "held_out"):
         scenes = held_out_scenes(sample.captions, split=split, defects=False)
         prompts, truths = captions_of(scenes)
-        painted, _ = paint(pipe, prompts, name=split)
+        painted = paint(pipe, prompts, name=split).videos
         row = measure_obedience(judge, painted, truths)
         add(f"captions_{split}", row | {"sheets": show_sheets(painted, split, sample.folder)})
         if split == "train":
@@ -415,7 +414,7 @@ def _evaluate_generated(
             others, _ = render_scenes(other_scenes(scenes, truths), pipe.entry.size)
             add("likeness", measure_likeness(judge, painted, renders, reconstruct(pipe, renders), others))
     prompts, truths = (list(column) for column in zip(*FREE_PHRASINGS[: sample.captions], strict=True))
-    painted, _ = paint(pipe, prompts, name="free phrasings")
+    painted = paint(pipe, prompts, name="free phrasings").videos
     row = measure_obedience(judge, painted, truths)
     add("free_phrasings", row | {"sheets": show_sheets(painted, "free", sample.folder)})
 
@@ -425,7 +424,7 @@ def compare_files(judge: Judge, files: Sequence[Path], sample: Sample) -> Row:
     prompts, truths = captions_of(held_out_scenes(sample.captions, defects=False))
     rows: Row = {}
     for path in files:
-        painted, _ = paint(load("mini", transformer=path), prompts, name=path.stem)
+        painted = paint(load("mini", transformer=path), prompts, name=path.stem).videos
         sheets = show_sheets(painted, path.stem, sample.folder)
         rows[path.name] = measure_obedience(judge, painted, truths) | {
             "sha256": sha256(path),
@@ -441,9 +440,8 @@ def sha256(path: Path) -> str:
 def write_json(report: Row, path: Path) -> None:
     """The file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
-    writing.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(writing, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

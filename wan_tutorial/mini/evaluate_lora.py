@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,44 +18,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.mini import evaluate as plain
-from wan_tutorial.mini.captions import BRIEF_NEGATIVE
 from wan_tutorial.mini.distill import STEPS
 from wan_tutorial.mini.evaluate import Row, captions_of, held_out_scenes, mean, share
-from wan_tutorial.mini.judge import QUESTIONS, Judge, frame_pairs, image_features, load_judge, scene_values
+from wan_tutorial.mini.judge import (
+    QUESTIONS,
+    Judge,
+    agreement,
+    frame_pairs,
+    image_features,
+    load_judge,
+    scene_values,
+)
 from wan_tutorial.mini.styles import LOOKS
 from wan_tutorial.mini.world import draw_scene
 from wan_tutorial.pipeline import Pipeline, load
 
 PROBE_SEED = 850_000  # of the renders that probes learn from
-
-
-# --- painting -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Painted:
-    """Videos (N, F, H, W, 3), latents (N, 16, F, H, W), and the seconds each took from noise to latent."""
-
-    videos: Tensor
-    latents: Tensor
-    seconds: tuple[float, ...]
-
-
-def paint(pipe: Pipeline, prompts: Sequence[str], *, name: str, **settings: Any) -> Painted:
-    """One video of each prompt, with the brief's negative prompt."""
-    results = [
-        pipe.generate(prompt, negative=BRIEF_NEGATIVE, seed=seed, progress=False, **settings)
-        for seed, prompt in enumerate(tqdm(prompts, desc=name))
-    ]
-    seconds = [use.seconds for result in results for use in result.stages if use.name == "steps"]
-    videos, latents = (
-        torch.stack([getattr(result, kind) for result in results]) for kind in ("video", "latent")
-    )
-    return Painted(videos, latents[:, 0], tuple(seconds))
 
 
 # --- few steps against many -------------------------------------------------------------------------------------
@@ -74,7 +55,7 @@ def measure_few_steps(pipe: Pipeline, judge: Judge, lora: Path, *, count: int, f
     }
     rows: Row = {}
     for name, settings in ways.items():
-        painted = paint(pipe, prompts, name=name, **settings)
+        painted = plain.paint(pipe, prompts, name=name, **settings)
         right = plain.answers(judge, painted.videos, truths)
         rows[name] = {
             "adherence": share(answer for column in right.values() for answer in column),
@@ -101,7 +82,7 @@ def measure_strengths(pipe: Pipeline, lora: Path, *, count: int, **settings: Any
     """How far each strength moves the latents from those at strength 0, in root-mean-square; the mean should grow."""
     prompts, _ = captions_of(held_out_scenes(count, defects=False))
     at = {
-        strength: paint(
+        strength: plain.paint(
             pipe, prompts, name=f"strength {strength}", loras=[(lora, strength)], **settings
         ).latents
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -193,14 +174,7 @@ class LookReader:
     def measure(self, videos: Tensor, truths: Sequence[Mapping[str, str]], look: str) -> Row:
         """How often the look is seen, and the prompt obeyed under it."""
         features = eye_features(self.judge, videos)
-        right = {
-            name: [
-                value == truth[name]
-                for value, truth in zip(probe.read(features), truths, strict=True)
-                if name in truth
-            ]
-            for name, probe in self.attributes.items()
-        }
+        right = agreement({name: probe.read(features) for name, probe in self.attributes.items()}, truths)
         return {
             "look_seen": share(seen == look for seen in self.style.read(features)),
             "obeyed": share(answer for column in right.values() for answer in column),
@@ -227,7 +201,7 @@ def measure_look(
     for name, videos in (("renders_in_the_look", LOOKS[look](ordinary)), ("ordinary_renders", ordinary)):
         rows[name] = reader.measure(plain.reconstruct(pipe, videos), truths, look)
     for name, lora in loras.items():
-        painted = paint(pipe, prompts, name=name, loras=[(lora, 1.0)] if lora else [])
+        painted = plain.paint(pipe, prompts, name=name, loras=[(lora, 1.0)] if lora else [])
         rows[name] = reader.measure(painted.videos, truths, look)
         rows[name]["obeyed_by_the_judge"] = share(
             answer for column in plain.answers(judge, painted.videos, truths).values() for answer in column
@@ -237,11 +211,6 @@ def measure_look(
 
 
 # --- all of it ----------------------------------------------------------------------------------------------
-
-
-def files_of(paths: Iterable[Path | None]) -> Row:
-    """What was measured: names and hashes."""
-    return {path.name: plain.sha256(path) for path in paths if path is not None}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -264,9 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
     wanted: dict[str, Path | None] = {name: path for name, path in looks.items() if path}
     try:
         pipe, judge = load("mini"), load_judge()
-        for path in filter(None, (given.causvid, *wanted.values())):
+        loras = [path for path in (given.causvid, *wanted.values()) if path]
+        for path in loras:
             print(pipe.fit_loras([(path, 1.0)])[0])
-        report: Row = {"files": files_of((*pipe.files.values(), given.causvid, *wanted.values()))}
+        report: Row = {"files": {path.name: plain.sha256(path) for path in (*pipe.files.values(), *loras)}}
         few: Row = {"count": given.captions, "folder": given.outputs}
         if given.causvid:
             report["few_steps"] = measure_few_steps(pipe, judge, given.causvid, **few)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wan_tutorial.errors import WanError
-from wan_tutorial.mini.captions import BRIEF_NEGATIVE
 from wan_tutorial.mini.evaluate import (
     Row,
     answers,
@@ -44,17 +42,6 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCES = (1.0, 2.0)  # beside the model's own
 PATCH = 16  # pixels of the squares that a scrambled reference is shuffled in
 SETTINGS_WITH_LORA = {"steps": 4, "guidance": 1.0}
-
-
-def paint_each(
-    pipe: Pipeline, prompts: Sequence[str], given: Sequence[Row], *, name: str, **settings: Any
-) -> Tensor:
-    """One video of each prompt and what is given with it, seeds 0 to n - 1: (N, F, H, W, 3)."""
-    videos = []
-    for seed, (prompt, one) in enumerate(zip(tqdm(prompts, desc=name), given, strict=True)):
-        options: Row = {"seed": seed, "negative": BRIEF_NEGATIVE, "progress": False} | settings | one
-        videos.append(pipe.generate(prompt, **options).video)
-    return torch.stack(videos)
 
 
 # --- which of ten it was --------------------------------------------------------------------------------------
@@ -97,7 +84,7 @@ def measure_identity(pipe: Pipeline, probe: TraitProbe, count: int, folder: Path
     kinds |= {f"guidance_{g:g}": [one | {"guidance": g} for one in shown] for g in GUIDANCES}
     rows: Row = {"probe_on_renders": rate_on_renders(probe, count), "chance": 1 / len(candidates[0])}
     for name, given in kinds.items():
-        videos = paint_each(pipe, captions, given, name=name, **settings)
+        videos = paint(pipe, captions, given, name=name, **settings).videos
         rows[name] = share(one == 0 for one in probe.choose(videos, candidates))
         rows[name]["sheets"] = show_sheets(videos, f"identity_{name}", folder)
     return rows
@@ -118,7 +105,7 @@ def measure_first_frame(pipe: Pipeline, count: int, folder: Path, **settings: An
     scenes = held_out_scenes(count, defects=False)
     first = render_scenes(scenes, pipe.entry.size)[0][:, 0]
     given: list[Row] = [{"first_frame": frame} for frame in first]
-    videos = paint_each(pipe, captions_of(scenes)[0], given, name="first frame", **settings)
+    videos = paint(pipe, captions_of(scenes)[0], given, name="first frame", **settings).videos
     copies = torch.stack([pipe.decode(pipe.encode(frame[None]))[0] for frame in first])
     generated, vae = psnr(videos[:, 0], first), psnr(copies, first)
     rows = {"generated": mean(generated), "vae": mean(vae), "below_the_vae": mean(vae - generated)}
@@ -134,11 +121,9 @@ def measure_region(pipe: Pipeline, judge: Judge, count: int, folder: Path, **set
     clips, _ = render_scenes(scenes, size)
     mask = torch.zeros(size.height, size.width)
     mask[round(0.15 * size.height) : round(0.92 * size.height), size.width // 6 : -size.width // 6] = 1.0
-    holed = (
-        clips * (1 - mask)[..., None]
-    )  # grey where it is painted again, so that nothing tells the old colour
+    holed = clips * (1 - mask)[..., None]  # grey where it is painted again: nothing tells the old colour
     given: list[Row] = [{"video": clip, "mask": mask} for clip in holed]
-    videos = paint_each(pipe, captions, given, name="region", **settings)
+    videos = paint(pipe, captions, given, name="region", **settings).videos
     copies = torch.stack([pipe.decode(pipe.encode(clip)) for clip in clips])
     outside = (1 - mask)[None, None]
     truths = [{"colour": scene.colour} for scene in wanted]
@@ -160,7 +145,7 @@ def measure_strengths(pipe: Pipeline, count: int, **settings: Any) -> Row:
     _, captions, pictures = identity_cases(count)
     given: list[Row] = [{"reference": picture} for picture in pictures]
     videos = [
-        paint_each(pipe, captions, given, name=f"strength {s:g}", vace_strength=s, **settings)
+        paint(pipe, captions, given, name=f"strength {s:g}", vace_strength=s, **settings).videos
         for s in STRENGTHS
     ]
     effects = [mean((one - videos[0]).abs().mean((1, 2, 3, 4))) for one in videos]
@@ -173,8 +158,8 @@ def measure_nothing(pipe: Pipeline, judge: Judge, count: int, **settings: Any) -
     """Obedience where VACE is told that nothing is given, beside the same prompts and seeds while it rests."""
     prompts, truths = captions_of(held_out_scenes(count, defects=False))
     grey = torch.zeros(pipe.entry.size.frames, pipe.entry.size.height, pipe.entry.size.width, 3)
-    at_rest, _ = paint(pipe, prompts, name="at rest", **settings)
-    told = paint_each(pipe, prompts, [{"video": grey} for _ in prompts], name="nothing given", **settings)
+    at_rest = paint(pipe, prompts, name="at rest", **settings).videos
+    told = paint(pipe, prompts, [{"video": grey} for _ in prompts], name="nothing given", **settings).videos
     return {
         "at_rest": measure_obedience(judge, at_rest, truths),
         "nothing_given": measure_obedience(judge, told, truths),

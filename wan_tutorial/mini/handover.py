@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import WanError
-from ..files import read_tensors
+from ..files import read_tensors, write_safetensors
 from ..transformer import TransformerShape, new_transformer
 from ..vae import to_diffusers_names
+from .loop import averaged
 
 STAGES = ("vae_frames", "vae_videos", "vae_decoder", "text", "transformer")
 LIMIT = 15_000_000  # bytes a file
@@ -37,10 +37,9 @@ def hand_over(folder: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         if (folder / stage / "checkpoint.safetensors").exists():
-            tensors = load_file(folder / stage / "checkpoint.safetensors")
-            halves = {n[8:]: t.to(torch.float16) for n, t in tensors.items() if n.startswith("average.")}
+            halves = {name: tensor.half() for name, tensor in averaged(folder / stage).items()}
             for number, group in enumerate(shards(halves)):
-                save_file(group, out / f"{stage}-{number}.safetensors")
+                write_safetensors(out / f"{stage}-{number}.safetensors", group)
             shutil.copy(folder / stage / "used.txt", out / f"{stage}-used.txt")
     if (folder / "tokenizer.model").exists():
         shutil.copy(folder / "tokenizer.model", out)
@@ -60,13 +59,8 @@ def take_over(source: Path, folder: Path) -> None:
         for path in source.glob(f"{stage}-*.safetensors"):
             halves |= load_file(path)
         if halves:
-            (folder / stage).mkdir(parents=True, exist_ok=True)
-            full = {name: tensor.float() for name, tensor in halves.items()}
-            tensors = {
-                f"{kind}.{name}": t.clone() for kind in ("weights", "average") for name, t in full.items()
-            }
-            save_file(tensors, folder / stage / "checkpoint.safetensors")
-            shutil.copy(source / f"{stage}-used.txt", folder / stage / "used.txt")
+            used = (source / f"{stage}-used.txt").read_text()
+            write_checkpoint(halves, folder / stage, used=used)
     if (source / "tokenizer.model").exists():
         shutil.copy(source / "tokenizer.model", folder)
 
@@ -88,9 +82,6 @@ def take_over_release(assets: Path, folder: Path) -> None:
 def write_checkpoint(state: Mapping[str, Tensor], folder: Path, *, used: str) -> None:
     """A checkpoint whose weights and averages are both `state`; `used` is its steps and minutes."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = ("weights", "average")
-    tensors = {
-        f"{kind}.{name}": t.float().contiguous().clone() for kind in kinds for name, t in state.items()
-    }
-    save_file(tensors, folder / "checkpoint.safetensors")
+    tensors = {f"{kind}.{name}": t.float() for kind in ("weights", "average") for name, t in state.items()}
+    write_safetensors(folder / "checkpoint.safetensors", tensors)
     (folder / "used.txt").write_text(used)

@@ -20,14 +20,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from ..errors import WanError
+from ..files import write_safetensors
 from ..machine.weights import bundled_folder
 from .captions import VOCABULARY, WORDS, words_in
-from .world import Scene
+from .world import Scene, blur
 
 # The shipped judge's hash, recorded when it was frozen and before it scored any generated video.
 FROZEN_SHA256 = "6e096d7ab47c698e64be5a0526bd62c0c7c29be388412da508de4d8e6d62b08c"
@@ -116,9 +117,8 @@ class Eye(nn.Module):
 
     def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         picture = self.stem(pixel_values)
-        self.seen = torch.cat(
-            (picture.mean((2, 3)), picture.amax((2, 3))), dim=1
-        )  # training's heads read it too
+        # Training's heads read it too.
+        self.seen = torch.cat((picture.mean((2, 3)), picture.amax((2, 3))), dim=1)
         return self.summary(self.seen)[:, None]
 
 
@@ -232,13 +232,8 @@ def judge_path() -> Path:
 def save_judge(clip: CLIPModel, path: Path) -> None:
     """Half-precision weights, under transformers' names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: t.half().contiguous() if t.is_floating_point() else t for name, t in clip.state_dict().items()
-    }
-    writing = path.with_name(path.name + ".writing")
-    save_file(tensors, writing, metadata={"format": "pt", "words": " ".join(WORD_IDS)})
-    writing.chmod(0o644)
-    writing.replace(path)
+    tensors = {name: t.half() if t.is_floating_point() else t for name, t in clip.state_dict().items()}
+    write_safetensors(path, tensors, metadata={"format": "pt", "words": " ".join(WORD_IDS)})
 
 
 def load_judge(path: Path | str | None = None) -> Judge:
@@ -256,21 +251,19 @@ def load_judge(path: Path | str | None = None) -> Judge:
     return Judge.of(clip.requires_grad_(False))
 
 
-def right_answers(
-    judge: Judge, video: Tensor, scenes: Sequence[Scene | Mapping[str, str]]
+def agreement(
+    seen: Mapping[str, Sequence[str]], truths: Sequence[Mapping[str, str]]
 ) -> dict[str, list[bool]]:
-    """For each attribute whether the judge's reading agrees, over the videos where it has a value."""
-    read = judge.read(video)
-    truths = [scene_values(scene) if isinstance(scene, Scene) else scene for scene in scenes]
+    """For each attribute whether what is seen is true, video by video where the truth names it."""
     return {
-        name: [value == truth[name] for value, truth in zip(read[name], truths, strict=True) if name in truth]
-        for name in QUESTIONS
+        name: [value == truth[name] for value, truth in zip(column, truths, strict=True) if name in truth]
+        for name, column in seen.items()
     }
 
 
 def zero_shot_accuracy(judge: Judge, video: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     """For each attribute the share of videos that the judge reads right (nan if no scene has it)."""
-    answers = right_answers(judge, video, scenes)
+    answers = agreement(judge.read(video), [scene_values(scene) for scene in scenes])
     return {name: sum(right) / len(right) if right else math.nan for name, right in answers.items()}
 
 
@@ -279,11 +272,7 @@ def zero_shot_accuracy(judge: Judge, video: Tensor, scenes: Sequence[Scene]) -> 
 
 def _soften(fields: Tensor, radius: float) -> Tensor:
     """A Gaussian blur of (B, 1, H, W)."""
-    reach = math.ceil(2.5 * radius)
-    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / radius).square())
-    bell = (bell / bell.sum()).view(1, 1, 1, -1)
-    fields = F.pad(fields, (reach,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(fields, bell), bell.transpose(2, 3))
+    return blur(fields, sigma=radius, reach=math.ceil(2.5 * radius))
 
 
 def measure_flow(video: Tensor, *, rounds: int = 12) -> Tensor:
@@ -304,18 +293,16 @@ def measure_flow(video: Tensor, *, rounds: int = 12) -> Tensor:
     y = (torch.arange(height) - (height - 1) / 2).view(-1, 1)
     x = (torch.arange(width) - (width - 1) / 2).view(1, -1)
     inside = (..., slice(2, -2), slice(2, -2))
-    rows = torch.stack(
-        [field[inside].flatten(1) for field in (right, down, right * x, down * y)], -1
-    )  # (N, P, 4)
+    fields = (right, down, right * x, down * y)
+    rows = torch.stack([field[inside].flatten(1) for field in fields], -1)  # (N, P, 4)
     change = (before - after)[inside].flatten(1)
     weight = torch.ones_like(change)
     for _ in range(rounds):
         weighted = rows * weight[..., None]
         square = weighted.mT @ rows + 1e-6 * torch.eye(4)
         flow = torch.linalg.solve(square, weighted.mT @ change[..., None])  # (N, 4, 1)
-        miss = (
-            (change - (rows @ flow)[..., 0]).abs().view(n, frames - 1, -1).mean(1)
-        )  # of each place (N, P / F)
+        miss = (change - (rows @ flow)[..., 0]).abs()
+        miss = miss.view(n, frames - 1, -1).mean(1)  # of each place (N, P / F)
         trust = (1 + (miss / (0.2 * miss.mean(1, keepdim=True) + 1e-9)).square()) ** -2
         weight = trust.repeat(1, frames - 1)
     side = min(height, width)

@@ -6,7 +6,6 @@ it was given, averaged weights, a CSV of its curves and a checkpoint every few m
 
 import csv
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -18,8 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ..files import write_safetensors
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -197,13 +198,10 @@ def update_average(average: nn.Module, model: nn.Module, keep: float) -> None:
 
 def save(model: nn.Module, average: nn.Module, folder: Path, *, step: int, minutes: float) -> None:
     """Write weights and averages to checkpoint.safetensors, all or nothing."""
-    tensors = {f"weights.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor.contiguous() for name, tensor in average.state_dict().items()}
-    tensors = {
-        name: tensor.clone() for name, tensor in tensors.items()
-    }  # tied weights may not share memory in a file
-    save_file(tensors, folder / "writing.safetensors", metadata={"step": str(step), "minutes": str(minutes)})
-    os.replace(folder / "writing.safetensors", folder / "checkpoint.safetensors")
+    tensors = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
+    used = {"step": str(step), "minutes": str(minutes)}
+    write_safetensors(folder / "checkpoint.safetensors", tensors, metadata=used)
     (folder / "used.txt").write_text(f"{step} {minutes}")
 
 

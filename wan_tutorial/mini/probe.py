@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import WanError
+from ..files import write_safetensors
 from .data import VideoPool, training_videos
 from .evaluate import held_out_scenes
 from .loop import Budget, train
@@ -122,7 +123,7 @@ def train_probe(pools: Sequence[VideoPool], *, minutes: float, folder: Path, bat
 
 def save_probe(probe: TraitProbe, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.half().contiguous() for name, tensor in probe.state_dict().items()}, path)
+    write_safetensors(path, {name: tensor.half() for name, tensor in probe.state_dict().items()})
 
 
 def load_probe(path: Path) -> TraitProbe:

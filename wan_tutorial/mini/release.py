@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import WanError
@@ -26,7 +27,6 @@ from ..vae import LATENT_MEAN, LATENT_STD, encode_full_length, new_autoencoder, 
 from .data import VideoPool, to_pixels
 from .loop import averaged, fast_products
 from .quantize import quantize_master, write_text_encoder, write_transformer
-from .train_text import load_trained_text
 from .train_transformer import SHAPE as TRANSFORMER_SHAPE
 from .train_vae import SHAPE as VAE_SHAPE
 
@@ -38,10 +38,10 @@ VAE = "wan_2.1_mini_vae.safetensors"
 
 
 def release_text_encoder(folder: Path, assets: Path = ASSETS) -> None:
-    encoder, _ = load_trained_text(folder)
+    weights = load_file(folder / "text_encoder.safetensors")
     spiece = (folder / "tokenizer.model").read_bytes()
-    assert Tokenizer(spiece).vocab == encoder.shared.num_embeddings
-    write_text_encoder(encoder.state_dict(), spiece, assets / TEXT_ENCODER)
+    assert Tokenizer(spiece).vocab == len(weights["shared.weight"])
+    write_text_encoder(weights, spiece, assets / TEXT_ENCODER)
 
 
 @torch.no_grad()
@@ -90,9 +90,8 @@ def release_transformer(folder: Path, assets: Path = ASSETS) -> None:
     """Write the F16 master, and Q3_K_S made from it."""
     model: WanTransformer = new_transformer(TRANSFORMER_SHAPE)
     model.load_state_dict(averaged(folder / "transformer"))
-    if vace_blocks_are_silent(
-        model
-    ):  # else they were trained with an earlier state of the main blocks, and stay
+    # Blocks that speak were trained with an earlier state of the main blocks, and stay.
+    if vace_blocks_are_silent(model):
         start_vace_blocks(model)
     write_transformer(model.state_dict_wan_names(), assets / MASTER, "F16")
     quantize_master(assets / MASTER, assets / QUANTISED, "Q3_K_S")

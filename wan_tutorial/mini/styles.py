@@ -10,14 +10,14 @@ cold blue where there is no colour. Tubes and glow are as wide as the scale mode
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .world import blur
 
 NIGHT, COLD = (0.04, 0.0, 0.12), (0.1, 0.75, 1.0)
 DIMMED = 0.35  # what is left of the picture
-NEON_LORA = (
-    "Wan21_neon_mini_T2V_lora_rank16.safetensors"  # ships with the scale model; `train_lora.py` makes it
-)
+# Ships with the scale model; `train_lora.py` makes it.
+NEON_LORA = "Wan21_neon_mini_T2V_lora_rank16.safetensors"
 
 
 def neon(video: Tensor) -> Tensor:
@@ -43,12 +43,7 @@ def _colour(rgb: tuple[float, float, float]) -> Tensor:
 
 def _blur(pictures: Tensor, radius: float) -> Tensor:
     """A Gaussian blur of (B, 3, H, W)."""
-    reach = max(1, round(2.5 * radius))
-    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / radius).square())
-    bell = (bell / bell.sum()).view(1, 1, 1, -1).expand(pictures.shape[1], 1, 1, -1)
-    pictures = F.pad(pictures, (reach,) * 4, mode="replicate")
-    pictures = F.conv2d(pictures, bell, groups=pictures.shape[1])
-    return F.conv2d(pictures, bell.transpose(2, 3), groups=pictures.shape[1])
+    return blur(pictures, sigma=radius, reach=max(1, round(2.5 * radius)))
 
 
 LOOKS: dict[str, Callable[[Tensor], Tensor]] = {"neon": neon, "plain": lambda video: video}

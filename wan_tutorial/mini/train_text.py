@@ -11,10 +11,10 @@ from pathlib import Path
 import sentencepiece
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
+from ..files import write_safetensors
 from ..text import EOS, PAD, TextShape, Tokenizer, new_text_encoder, to_file_names
 from .captions import VOCABULARY, WORDS, write_caption
 from .loop import Budget, fast_products, train
@@ -135,13 +135,4 @@ def train_text(folder: Path, *, minutes: float, device: str = "cpu", batch: int 
     ]
     budget = Budget(minutes, learning_rate=2e-3)
     average = train(task, loss_of, budget=budget, folder=folder / "text", orthogonal=matrices)
-    save_file(to_file_names(average.encoder), folder / "text_encoder.safetensors")
-
-
-def load_trained_text(folder: Path) -> tuple[UMT5EncoderModel, Tokenizer]:
-    """The frozen encoder and its tokenizer, for the stages that come after."""
-    tokenizer = Tokenizer((folder / "tokenizer.model").read_bytes())
-    weights = load_file(folder / "text_encoder.safetensors")
-    encoder = new_text_encoder(TextShape.of(weights))
-    encoder.load_state_dict(weights | {"encoder.embed_tokens.weight": weights["shared.weight"]})
-    return encoder.eval().requires_grad_(False), tokenizer
+    write_safetensors(folder / "text_encoder.safetensors", to_file_names(average.encoder))

@@ -34,6 +34,7 @@ from .captions import BRIEF_PROMPT, write_caption
 from .data import VideoPool
 from .latents import LatentPool
 from .loop import Budget, narrow_is_faster, train
+from .train_text import tokenize
 from .traits import LatentReader, trait_parts
 from .world import Scene
 
@@ -155,13 +156,8 @@ def usual_place(places: Mapping[tuple[str, str | None], Tensor], scene: Scene, c
 @torch.no_grad()
 def embed_captions(encoder: TextEncoder, captions: list[str]) -> Tensor:
     """(B, TEXT_LENGTH, dim), zero beyond each caption's true tokens."""
-    ids = torch.zeros(len(captions), TEXT_LENGTH, dtype=torch.long)
-    for row, caption in zip(ids, captions, strict=True):
-        tokens = encoder.tokenizer.encode(caption, TEXT_LENGTH)
-        row[: len(tokens)] = torch.tensor(tokens)
-    longest = int((ids != 0).sum(1).max())
-    ids = ids.to(encoder.model.shared.weight.device)
-    return F.pad(encoder.embed(ids[:, :longest]), (0, 0, 0, TEXT_LENGTH - longest))
+    ids = tokenize(encoder.tokenizer, captions, TEXT_LENGTH).to(encoder.model.shared.weight.device)
+    return F.pad(encoder.embed(ids), (0, 0, 0, TEXT_LENGTH - ids.shape[1]))
 
 
 def flow_matching_loss(
@@ -191,9 +187,8 @@ def flow_matching_loss(
     noisy, wanted = mix(clean, noise, t), noise - clean
     if drift is not None:
         noisy = noisy + (1 - share) * drift
-        wanted = (
-            wanted + (1 - share) / share * drift
-        )  # so that noisy - t * wanted is clean, as without a drift
+        # So that noisy - t * wanted is clean, as without a drift.
+        wanted = wanted + (1 - share) / share * drift
     with torch.autocast(clean.device.type, torch.bfloat16, enabled=narrow):
         velocity = model(noisy, 1000 * t, text)
     error = velocity.float() - wanted

@@ -60,9 +60,8 @@ CHANGED: dict[str, tuple] = {
     "light": LIGHTS,
 }
 MOMENTS = (4, 12)  # frames of a render that become references
-REFERENCES = (
-    2 * len(MOMENTS) + 1
-)  # of the scene, of the scene with one attribute changed, and one of another shape
+# Of the scene, of the scene with one attribute changed, and one of another shape.
+REFERENCES = 2 * len(MOMENTS) + 1
 TASKS = ("reference", "others")
 REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
 UNSAID = 0.3  # share of captions dropped beside a reference, which then has to tell everything
@@ -359,9 +358,8 @@ def train_vace(
         # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
         t = shift_time(draw_times(batch), 2.0).to(device)
         text = embed_captions(encoder, drawn.captions)
-        shown = (
-            drawn.clean.shape[2] > batches.grey.shape[2]
-        )  # by a reference: no noise hides the subject then
+        # By a reference: no noise hides the subject then.
+        shown = drawn.clean.shape[2] > batches.grey.shape[2]
         known = t.clamp(max=SUBJECT_CLEAR) if shown else t
         weight = weigh(drawn.subject.to(device), drawn.place.to(device), known)
         weight = weight + KNOWN_WEIGHT * drawn.known.to(device)

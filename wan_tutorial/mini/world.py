@@ -957,13 +957,18 @@ def _spoil(batch: Batch, picture: Tensor, time: Tensor, *, scale: float) -> Tens
 
 def _blur(flat: Tensor, batch: Batch, time: Tensor, scale: float) -> Tensor:
     """A strong Gaussian blur, about four pixels wide."""
-    radius = round(10 * scale)
-    offsets = torch.arange(-radius, radius + 1, device=flat.device)
-    bell = torch.exp(-0.5 * (offsets / (3.8 * scale)).square())
-    bell = (bell / bell.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
-    flat = nn.pad(flat, (radius,) * 4, mode="replicate")
-    flat = nn.conv2d(flat, bell, groups=3)
-    return nn.conv2d(flat, bell.transpose(2, 3), groups=3)
+    return blur(flat, sigma=3.8 * scale, reach=round(10 * scale))
+
+
+def blur(pictures: Tensor, *, sigma: float, reach: int) -> Tensor:
+    """A Gaussian blur of (B, C, H, W), cut off `reach` pixels from its middle; edges go on as they are."""
+    channels = pictures.shape[1]
+    offsets = torch.arange(-reach, reach + 1, device=pictures.device)
+    bell = torch.exp(-0.5 * (offsets / sigma).square())
+    bell = (bell / bell.sum()).view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    pictures = nn.pad(pictures, (reach,) * 4, mode="replicate")
+    pictures = nn.conv2d(pictures, bell, groups=channels)
+    return nn.conv2d(pictures, bell.transpose(2, 3), groups=channels)
 
 
 def _jumble(flat: Tensor, batch: Batch, time: Tensor, scale: float) -> Tensor:

@@ -96,7 +96,7 @@ def denoise(
     return _steps(velocity_of, noise, settings, start)
 
 
-def check_start(settings: SamplingSettings, start: Tensor | None) -> None:
+def check_start(settings: SamplingSettings, start: object) -> None:
     """WanError where the settings need something to start from, and there is nothing."""
     if start is None and settings.denoise < 1:
         raise WanError(

@@ -27,59 +27,34 @@ Verbs: `plot_` returns a figure, `show_` displays, `explore_` is a widget. The n
 
 from importlib import import_module
 
-_HOMES = {
-    "attention": ("explore_attention", "latent_moments", "plot_light", "word_rows"),
-    "bits": (
-        "draw_block",
-        "explore_block",
-        "explore_quantization",
-        "plot_bit_damage",
-        "plot_block_types",
-        "plot_costs",
-        "plot_files",
-    ),
-    "curves": ("plot_bars", "plot_field", "plot_lines", "plot_shift", "plot_sigmas", "plot_trajectory"),
-    "diagram": ("Flow", "plot_place", "plot_workflow"),
-    "inside": ("plot_clocks", "plot_frame_tables", "plot_modulation", "plot_patches", "plot_transformer"),
-    "latents": ("Projection", "fit_projection", "plane_of", "plot_channels", "plot_histogram"),
-    "lesson": (
-        "count_parameters",
-        "read_evaluation",
-        "results_folder",
-        "say_share",
-        "show_costs",
-        "show_machine",
-        "show_obedience",
-        "show_place",
-    ),
-    "pixels": ("explore_latent_frames", "plot_reach"),
-    "lora": ("explore_loras", "plot_grid", "plot_layers", "plot_low_rank", "plot_parts"),
-    "memory": ("explore_memory", "plot_memory", "plot_plan"),
-    "reference": ("plot_context",),
-    "strips": ("plot_pictures", "plot_strips"),
-    "timeline": ("plot_timelines", "show_forecast"),
-    "style": ("show_figure", "show_picture", "show_table"),
-    "text_maps": ("cosine_matrix", "plot_cosines", "plot_prompt_map", "plot_tokens"),
-    "training": ("TrainingBoard", "explore_scene", "training_minutes"),
-    "widgets": (
-        "explore_pictures",
-        "explore_sampling",
-        "explore_steps",
-        "explore_walk",
-        "explore_words",
-        "frame_speeds",
-        "scale_word",
-    ),
-    "video": ("film_strip", "moving_picture", "show_video", "to_frames", "write_video"),
+_HOMES = {  # by file
+    "attention": "explore_attention latent_moments plot_light word_rows",
+    "bits": "explore_block explore_quantization plot_bit_damage plot_block_types plot_costs plot_files",
+    "curves": "plot_bars plot_field plot_lines plot_shift plot_sigmas plot_trajectory",
+    "diagram": "Flow plot_workflow",
+    "inside": "plot_clocks plot_frame_tables plot_modulation plot_patches plot_transformer",
+    "latents": "fit_projection plane_of plot_channels plot_histogram",
+    "lesson": "count_parameters read_evaluation results_folder say_share show_costs show_machine show_obedience show_place",
+    "pixels": "explore_latent_frames plot_reach",
+    "lora": "explore_loras plot_grid plot_layers plot_low_rank plot_parts",
+    "memory": "explore_memory plot_memory",
+    "reference": "plot_context",
+    "strips": "plot_pictures plot_strips",
+    "timeline": "plot_timelines show_forecast",
+    "style": "show_figure show_picture show_table",
+    "text_maps": "cosine_matrix plot_cosines plot_prompt_map plot_tokens",
+    "training": "TrainingBoard explore_scene training_minutes",
+    "widgets": "explore_pictures explore_sampling explore_steps explore_walk explore_words frame_speeds scale_word",
+    "video": "film_strip moving_picture show_video to_frames write_video",
 }
 
 
 def __getattr__(name: str) -> object:
     for module, names in _HOMES.items():
-        if name in names:
+        if name in names.split():
             return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *(name for names in _HOMES.values() for name in names)])
+    return sorted([*globals(), *(name for names in _HOMES.values() for name in names.split())])

@@ -126,57 +126,46 @@ def q3_k_bits(weight: int) -> dict[str, list[tuple[int, int]]]:
     }
 
 
-def draw_block(raw: Tensor | np.ndarray, *, weight: int | None = None, sharp: int = 2) -> np.ndarray:
+# What stands in each row of the drawing: field, words, first byte, bytes.
+ROWS = (
+    (HIGH, "third bits\nof 256 weights", 0, 32),
+    (LOW, "lower two bits,\nweights 0-127", 32, 32),
+    (LOW, "lower two bits,\nweights 128-255", 64, 32),
+    (SCALES, "16 scales\nof six bits", 96, 12),
+    (HALVES, "the block's\nscale d", 108, 2),
+)
+SHARP = 2  # pixels for each dot
+
+
+def draw_block(raw: Tensor | np.ndarray, weight: int) -> np.ndarray:
     """The 110 bytes of a Q3_K block, each with its value in hexadecimal, coloured by what it is for; (height, width, 3).
 
-    `weight`: a weight whose bits are shown in the bytes and worked out below them. `sharp`: pixels for each dot.
+    The bytes that hold `weight`, 0 to 255, stand out, and its bits are worked out below them.
     """
     data = [int(byte) for byte in np.asarray(raw).ravel()]
     if len(data) != 110:
         raise WanError(f"A Q3_K block has 110 bytes, not {len(data)}: take raw[:110] of a tensor.")
-    columns, cell, gap, left, top = 32, 23, 2, 104, 10
-    rows = _block_rows(columns)
-    page = Image.new("RGB", (WIDTH * sharp, (300 if weight is not None else 186) * sharp), style.PAPER)
+    held = _bytes_of(weight)
+    cell, gap, left, y = 23, 2, 104, 10
+    page = Image.new("RGB", (WIDTH * SHARP, 300 * SHARP), style.PAPER)
     pen = ImageDraw.Draw(page)
-    places: dict[int, tuple[int, int]] = {}
-    y = top
-    for kind, said, start, count in rows:
-        x = left
-        pen.multiline_text(
-            (4 * sharp, (y + 3) * sharp),
-            said,
-            style.INK if start is not None else style.GREY,
-            _font(10 * sharp),
-        )
-        for index in range(count):
-            byte = start + index
-            places[byte] = (x, y)
-            box = [x * sharp, y * sharp, (x + cell) * sharp, (y + cell) * sharp]
-            pen.rectangle(box, fill=_pale(COLOURS[kind]) if weight is not None else COLOURS[kind])
-            ink = style.INK if weight is not None or kind in (HALVES, HIGH, SCALES) else "#ffffff"
-            pen.text(
-                ((x + cell / 2) * sharp, (y + cell / 2) * sharp),
-                f"{data[byte]:02x}",
-                ink,
-                _font(10 * sharp),
-                anchor="mm",
-            )
-            x += cell + gap
+    for kind, said, start, count in ROWS:
+        pen.multiline_text((4 * SHARP, (y + 3) * SHARP), said, style.INK, _font(10 * SHARP))
+        for index, byte in enumerate(range(start, start + count)):
+            x, strong = left + index * (cell + gap), byte in held
+            box = [x * SHARP, y * SHARP, (x + cell) * SHARP, (y + cell) * SHARP]
+            face, edge = (COLOURS[kind], style.INK) if strong else (_pale(COLOURS[kind]), None)
+            pen.rectangle(box, fill=face, outline=edge, width=2 * SHARP)
+            ink = "#ffffff" if strong and kind == LOW else style.INK
+            _put(pen, x + cell / 2, y + cell / 2, f"{data[byte]:02x}", 10, ink=ink)
         y += cell + 10
-    if weight is not None:
-        _draw_bits(pen, data, weight, places, cell, y + 6, sharp)
+    _draw_sum(pen, data, weight, y + 6)
     return np.asarray(page)
 
 
-def _block_rows(columns: int) -> list[tuple[str, str, int, int]]:
-    """What stands in each row of the drawing: field, words, first byte, bytes."""
-    return [
-        (HIGH, "third bits\nof 256 weights", 0, columns),
-        (LOW, "lower two bits,\nweights 0-127", 32, columns),
-        (LOW, "lower two bits,\nweights 128-255", 64, columns),
-        (SCALES, "16 scales\nof six bits", 96, 12),
-        (HALVES, "the block's\nscale d", 108, 2),
-    ]
+def _bytes_of(weight: int) -> list[int]:
+    """The bytes of a block that hold a weight, in order."""
+    return sorted({byte for spots in q3_k_bits(weight).values() for byte, _ in spots})
 
 
 def _pale(colour: str, share: float = 0.72) -> tuple[int, int, int]:
@@ -184,51 +173,38 @@ def _pale(colour: str, share: float = 0.72) -> tuple[int, int, int]:
     return tuple(round(part + (255 - part) * share) for part in parts)  # type: ignore[return-value]
 
 
-def _draw_bits(pen: Any, data: list[int], weight: int, places: dict, cell: int, y: int, sharp: int) -> None:
-    """Frames around the bytes that hold a weight, and the sum that makes it, in words."""
-    bits = q3_k_bits(weight)
-    for kind, spots in bits.items():
-        for byte in {byte for byte, _ in spots}:
-            x, top = places[byte]
-            box = [x * sharp, top * sharp, (x + cell) * sharp, (top + cell) * sharp]
-            pen.rectangle(box, fill=COLOURS[kind], outline=style.INK, width=2 * sharp)
-            ink = style.INK if kind in (HALVES, HIGH, SCALES) else "#ffffff"
-            pen.text(
-                ((x + cell / 2) * sharp, (top + cell / 2) * sharp),
-                f"{data[byte]:02x}",
-                ink,
-                _font(10 * sharp),
-                anchor="mm",
-            )
-    value = {
-        kind: sum((data[byte] >> bit & 1) << i for i, (byte, bit) in enumerate(spots))
-        for kind, spots in bits.items()
-    }
-    written = {
+def _put(pen: Any, x: float, y: float, words: str, size: int, *, ink: str = style.INK, bold: bool = False):
+    """Words in the drawing, around a place."""
+    pen.text((x * SHARP, y * SHARP), words, ink, _font(size * SHARP, bold=bold), anchor="mm")
+
+
+def _draw_sum(pen: Any, data: list[int], weight: int, y: int) -> None:
+    """The bits that make a weight, and the sum that makes it."""
+    read = {
         kind: "".join(str(data[byte] >> bit & 1) for byte, bit in reversed(spots))
-        for kind, spots in bits.items()
+        for kind, spots in q3_k_bits(weight).items()
     }
+    value = {kind: int(digits, 2) for kind, digits in read.items()}
     d = float(np.array([value[HALVES]], dtype=np.uint16).view(np.float16)[0])
     q, s = value[LOW] + 4 * value[HIGH] - 4, value[SCALES] - 32
     cards = (
-        (HIGH, "third bit", written[HIGH], f"4 x {value[HIGH]}"),
-        (LOW, "lower two", written[LOW], f"+ {value[LOW]} - 4  =  q = {q}"),
-        (SCALES, f"scale of group {weight // 16}", written[SCALES], f"{value[SCALES]} - 32  =  s = {s}"),
-        (HALVES, "d, a half", written[HALVES], f"d = {d:.4g}"),
+        (HIGH, "third bit", f"4 x {value[HIGH]}"),
+        (LOW, "lower two", f"+ {value[LOW]} - 4  =  q = {q}"),
+        (SCALES, f"scale of group {weight // 16}", f"{value[SCALES]} - 32  =  s = {s}"),
+        (HALVES, "d, a half", f"d = {d:.4g}"),
     )
     x = 4.0
-    for kind, name, digits, told in cards:
+    for kind, name, told in cards:
+        digits = read[kind]
         wide = 34 + 9.4 * max(len(digits), 0.72 * len(told), 0.72 * len(name))
-        pen.rounded_rectangle(
-            [x * sharp, y * sharp, (x + wide) * sharp, (y + 66) * sharp], 6 * sharp, fill=_pale(COLOURS[kind])
-        )
-        middle = (x + wide / 2) * sharp
-        pen.text((middle, (y + 12) * sharp), name, style.GREY, _font(10 * sharp), anchor="mm")
-        pen.text((middle, (y + 33) * sharp), digits, style.INK, _font(14 * sharp, bold=True), anchor="mm")
-        pen.text((middle, (y + 54) * sharp), told, style.INK, _font(11 * sharp), anchor="mm")
+        box = [x * SHARP, y * SHARP, (x + wide) * SHARP, (y + 66) * SHARP]
+        pen.rounded_rectangle(box, 6 * SHARP, fill=_pale(COLOURS[kind]))
+        _put(pen, x + wide / 2, y + 12, name, 10, ink=style.GREY)
+        _put(pen, x + wide / 2, y + 33, digits, 14, bold=True)
+        _put(pen, x + wide / 2, y + 54, told, 11)
         x += wide + 12
-    sum_told = f"weight {weight}  =  d x s x q  =  {d:.4g} x {s} x {q}  =  {d * s * q + 0.0:.4g}"
-    pen.text((4 * sharp, (y + 88) * sharp), sum_told, style.INK, _font(15 * sharp, bold=True), anchor="lm")
+    told = f"weight {weight}  =  d x s x q  =  {d:.4g} x {s} x {q}  =  {d * s * q + 0.0:.4g}"
+    pen.text((4 * SHARP, (y + 88) * SHARP), told, style.INK, _font(15 * SHARP, bold=True), anchor="lm")
 
 
 def explore_block(raw: Tensor | np.ndarray, *, weight: int = 37) -> Panel:
@@ -240,12 +216,9 @@ def explore_block(raw: Tensor | np.ndarray, *, weight: int = 37) -> Panel:
     )
 
     def draw(weight: int) -> tuple[np.ndarray, str]:
-        held = ", ".join(
-            str(byte) for byte in sorted({byte for spots in q3_k_bits(weight).values() for byte, _ in spots})
-        )
-        return draw_block(
-            raw, weight=weight
-        ), f"A Q3_K block's 110 bytes; weight {weight} is made of bits in the bytes {held}"
+        held = ", ".join(map(str, _bytes_of(weight)))
+        words = f"A Q3_K block's 110 bytes; weight {weight} is made of bits in the bytes {held}"
+        return draw_block(raw, weight), words
 
     return Panel({"weight": slider}, draw).show()
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
@@ -33,52 +32,40 @@ def plot_transformer(
     frames, rows, columns = grid
     tokens = frames * rows * columns
     latent = f"({channels}, {frames}, {2 * rows}, {2 * columns})"
-    _box(axes, 3.06, 0.46, 3.86, 1.44, "#fbeee4")
-    axes.text(
-        4.98,
-        0.27,
-        f"{blocks} blocks, one after the other",
-        ha="center",
-        va="center",
-        fontsize=8.5,
-        color=style.WORK,
-    )
+    style.box(axes, (3.06, 0.46, 3.86, 1.44), "#fbeee4")
+    style.put(axes, 4.98, 0.27, f"{blocks} blocks, one after the other", 8.5, color=style.WORK)
     stages = (("self-attention", "every token looks\nat every token"), ("cross-attention", "every token looks\nat every word"),
               ("feed-forward", "every token\nfor itself"))  # fmt: skip
     for i, (name, what) in enumerate(stages):
         x = 3.20 + 1.23 * i
-        _box(axes, x, 0.62, 1.10, 1.12, style.WORK)
-        axes.text(
-            x + 0.55, 1.48, name, color="white", ha="center", va="center", fontsize=8.6, fontweight="bold"
-        )
-        axes.text(
-            x + 0.55, 1.02, what, color="white", ha="center", va="center", fontsize=7.4, linespacing=1.4
-        )
-    _box(axes, 1.42, 0.72, 1.02, 0.92, style.LATENTS)
-    axes.text(1.93, 1.28, "cut", color="white", ha="center", va="center", fontsize=9.5, fontweight="bold")
-    axes.text(
-        1.93, 1.02, "patches of\n1 x 2 x 2 cells", color="white", ha="center", va="center", fontsize=7.4
-    )
-    _box(axes, 7.44, 0.72, 0.92, 0.92, style.LATENTS)
-    axes.text(7.90, 1.28, "join", color="white", ha="center", va="center", fontsize=9.5, fontweight="bold")
-    axes.text(7.90, 1.02, "tokens back\nto cells", color="white", ha="center", va="center", fontsize=7.4)
-    for start, end, colour in (((0.95, 1.18), (1.42, 1.18), style.LATENTS), ((2.44, 1.18), (3.06, 1.18), style.GREY),
-                               ((6.92, 1.18), (7.44, 1.18), style.GREY), ((8.36, 1.18), (8.74, 1.18), style.WORK)):  # fmt: skip
-        _arrow(axes, start, end, colour)
-    _shape(axes, 0.52, 1.30, "latent", latent, style.LATENTS)
-    axes.text(2.75, 1.36, f"{tokens:,}\ntokens", ha="center", va="bottom", fontsize=7.4, color=style.GREY)
-    axes.text(2.75, 1.02, f"of {dim}\nnumbers", ha="center", va="top", fontsize=7.4, color=style.GREY)
-    axes.text(8.96, 1.40, "velocity", ha="center", va="bottom", fontsize=8, color=style.WORK, rotation=0)
-    axes.text(8.96, 1.02, "as the\nlatent", ha="center", va="top", fontsize=7.4, color=style.WORK)
+        style.box(axes, (x, 0.62, 1.10, 1.12), style.WORK)
+        style.put(axes, x + 0.55, 1.48, name, 8.6, bold=True, color="white")
+        style.put(axes, x + 0.55, 1.02, what, 7.4, color="white", linespacing=1.4)
+    for x, width, name, what in (
+        (1.42, 1.02, "cut", "patches of\n1 x 2 x 2 cells"),
+        (7.44, 0.92, "join", "tokens back\nto cells"),
+    ):
+        style.box(axes, (x, 0.72, width, 0.92), style.LATENTS)
+        style.put(axes, x + width / 2, 1.28, name, 9.5, bold=True, color="white")
+        style.put(axes, x + width / 2, 1.02, what, 7.4, color="white")
+    for start, end, colour in ((0.95, 1.42, style.LATENTS), (2.44, 3.06, style.GREY), (6.92, 7.44, style.GREY),
+                               (8.36, 8.74, style.WORK)):  # fmt: skip
+        style.arrow(axes, (start, 1.18), (end, 1.18), colour, lw=1.5, shrink=(1, 1))
+    style.put(axes, 0.52, 1.30, "latent", va="bottom", color=style.LATENTS)
+    style.put(axes, 0.52, 1.02, latent, 6.8, va="top", color=style.LATENTS, family=style.MONO)
+    style.put(axes, 2.75, 1.36, f"{tokens:,}\ntokens", 7.4, va="bottom", color=style.GREY)
+    style.put(axes, 2.75, 1.02, f"of {dim}\nnumbers", 7.4, va="top", color=style.GREY)
+    style.put(axes, 8.96, 1.40, "velocity", va="bottom", color=style.WORK)
+    style.put(axes, 8.96, 1.02, "as the\nlatent", 7.4, va="top", color=style.WORK)
     for name, what, x, target, colour in (
         ("time", "shifts, scales and gates", 2.20, 3.55, style.AMBER),
         ("place", "turns query and key", 3.95, 3.95, style.INK),
         ("words", f"{words} rows from the text encoder", 5.70, 4.98, style.EMBEDDINGS),
         ("time", "shifts, scales and gates", 7.60, 6.21, style.AMBER),
-    ):  # fmt: skip
-        axes.text(x, 2.74, name, ha="center", va="center", fontsize=9.5, fontweight="bold", color=colour)
-        axes.text(x, 2.54, what, ha="center", va="center", fontsize=7.6, color=style.GREY)
-        _arrow(axes, (x, 2.42), (target, 1.77), colour)
+    ):
+        style.put(axes, x, 2.74, name, 9.5, bold=True, color=colour)
+        style.put(axes, x, 2.54, what, 7.6, color=style.GREY)
+        style.arrow(axes, (x, 2.42), (target, 1.77), colour, lw=1.5, shrink=(1, 1))
     style.page_title(figure, title)
     return style.describe(
         figure,
@@ -86,24 +73,6 @@ def plot_transformer(
         f"blocks follow, each of self-attention, cross-attention to {words} rows of text and feed-forward; the place "
         "turns query and key of self-attention, the time shifts, scales and gates self-attention and feed-forward; the "
         "tokens are joined to a velocity of the latent's shape.",
-    )
-
-
-def _box(axes: Axes, x: float, y: float, w: float, h: float, colour: str) -> None:
-    axes.add_patch(
-        FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0,rounding_size=0.09", fc=colour, ec="none")
-    )
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.5, color=colour, shrinkA=1,
-                                   shrinkB=1))  # fmt: skip
-
-
-def _shape(axes: Axes, x: float, y: float, name: str, shape: str, colour: str) -> None:
-    axes.text(x, y, name, ha="center", va="bottom", fontsize=8, color=colour)
-    axes.text(
-        x, y - 0.28, shape, ha="center", va="top", fontsize=6.8, color=colour, family="DejaVu Sans Mono"
     )
 
 
@@ -137,8 +106,9 @@ def plot_patches(frames: Frames, latent: Numbers, *, token: int, title: str = ""
         numbers = {0: "first", rows * columns - 1: "last"} if wide / columns > 4 else {}
         for number in numbers:
             y, across = divmod(number, columns)
-            axes.text(across + 0.5, y + 0.5, str(place * rows * columns + number), color="white", ha="center",
-                      va="center", fontsize=7, fontweight="bold")  # fmt: skip
+            style.put(
+                axes, across + 0.5, y + 0.5, str(place * rows * columns + number), 7, bold=True, color="white"
+            )
         if place == frame:
             axes.add_patch(Rectangle((column, row), 1, 1, fc="none", ec=style.INK, lw=3.4))
             axes.add_patch(Rectangle((column, row), 1, 1, fc="none", ec=style.SKY, lw=1.8))
@@ -267,8 +237,8 @@ def plot_frame_tables(tables: Mapping[int, Numbers], *, title: str = "") -> Figu
             axes.set_yticks(range(frames) if place == 0 else [])
             for (i, j), share in np.ndenumerate(stack[head]):
                 if frames <= 6:
-                    axes.text(j, i, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=6.6,
-                              color="white" if share > 0.45 else style.INK)  # fmt: skip
+                    ink = "white" if share > 0.45 else style.INK
+                    style.put(axes, j, i, f"{share:.0%}"[:-1], 6.6, color=ink)
             if head == 0:
                 axes.set_title(f"block {block}", fontsize=8.5, pad=4)
             if place == 0:

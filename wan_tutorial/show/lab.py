@@ -36,6 +36,8 @@ from wan_tutorial.sizes import VideoSize
 VIEWS = ("Video", "Side by side", "Difference", "Steps")
 STAGES = {"model": "Reading the model", "text": "Reading the prompt", "context": "Reading the picture",
           "steps": "Painting", "decode": "Decoding", "record": "Writing it down"}  # fmt: skip
+# Settings whose value is the control's own, whatever else is chosen.
+PLAIN = ("prompt", "negative", "seed", "steps", "guidance", "shift", "sampler", "scheduler", "fit")
 # Values to begin with, when a setting is chosen for a grid.
 GRID = {
     "guidance": "1, 3, 6, 9", "steps": "4, 8, 16", "shift": "1, 3, 8", "seed": "1, 2, 3, 4",
@@ -358,21 +360,9 @@ class Lab:
     def settings(self) -> Any:
         """What the controls say."""
         value = {name: part.value for name, part in self.parts.items() if hasattr(part, "value")}
-        plain = (
-            "prompt",
-            "negative",
-            "model",
-            "seed",
-            "steps",
-            "guidance",
-            "shift",
-            "sampler",
-            "scheduler",
-            "fit",
-        )
         return replace(
             self.first,
-            **{name: value[name] for name in plain},
+            **{name: value[name] for name in ("model", *PLAIN)},
             size=self._size(),
             start=value["start"] or None,
             denoise=value["denoise"] if value["start"] else 1.0,
@@ -395,8 +385,7 @@ class Lab:
                 *((path.stem.replace("_", " "), str(path)) for path in self.bench.pictures()),
             ]
             self._offer("reference", pictures, settings.reference)
-            for name in ("prompt", "negative", "seed", "steps", "guidance", "shift", "sampler", "scheduler", "denoise",
-                         "fit", "vace_strength"):  # fmt: skip
+            for name in (*PLAIN, "denoise", "vace_strength"):
                 _put(self.parts[name], getattr(settings, name))
             self.loras = []
             for path, strength in settings.loras:
@@ -659,31 +648,23 @@ class Lab:
             self.parts["screen"].layout.display = "none"
             self.parts["caption"].value = "<span class='wan-quiet'>Nothing is painted yet: press Run.</span>"
             return
-        view, caption = self.parts["view"].value, f"Run {self.record.number}"
+        view = self.parts["view"].value
         if view in ("Side by side", "Difference") and self.other is None:
             with self._filling():
                 self.parts["view"].value = "Video"
             raise WanError(
                 f"{view} needs a second run: make one, or choose two in History and press Compare."
             )
-        self.film, caption = self._views()[view]()
+        films = dict(zip(VIEWS, (self._video, self._beside, self._apart, self._steps), strict=True))
+        self.film, caption = films[view]()
         if self.other is not None and view != "Video":
-            apart = "; ".join(self.other.settings.unlike(self.record.settings)) or "the same settings"
-            caption += f".<br>Run {self.other.number} and run {self.record.number}: {escape(apart)}"
+            caption += f".<br>{_apart_words(self.other, self.record)}"
         self.parts["caption"].value = f"<span class='wan-quiet'>{caption}.</span>"
         with self._filling():
             self.parts["place"].description = self.unit.capitalize()
             self.parts["place"].max = len(self.film[0]) - 1
             self.parts["place"].value = min(self.parts["place"].value, len(self.film[0]) - 1)
         self._draw()
-
-    def _views(self) -> dict[str, Callable[[], tuple[tuple[np.ndarray, float, list[str]], str]]]:
-        return {
-            "Video": self._video,
-            "Side by side": self._beside,
-            "Difference": self._apart,
-            "Steps": self._steps,
-        }
 
     def _frames(self, count: int) -> list[str]:
         return [f"{index + 1} of {count}, {index / self.record.fps:.2f} s" for index in range(count)]
@@ -700,11 +681,8 @@ class Lab:
 
     def _beside(self) -> Any:
         film = runs.beside([self.other.frames(), self.record.frames()])
-        return (
-            film,
-            self.record.fps,
-            self._frames(len(film)),
-        ), f"Left run {self.other.number}, right run {self.record.number}"
+        words = f"Left run {self.other.number}, right run {self.record.number}"
+        return (film, self.record.fps, self._frames(len(film))), words
 
     def _apart(self) -> Any:
         apart, mean = runs.difference(self.other.frames(), self.record.frames())
@@ -767,10 +745,7 @@ class Lab:
     def _details(self) -> None:
         chosen = [one for one in self.records if one.id in self.parts["picks"].value]
         if len(chosen) == 2:
-            apart = "; ".join(chosen[0].settings.unlike(chosen[1].settings)) or "the same settings"
-            self.parts[
-                "details"
-            ].value = f"Run {chosen[0].number} and run {chosen[1].number}: {escape(apart)}."
+            self.parts["details"].value = f"{_apart_words(*chosen)}."
         else:
             self.parts["details"].value = runs.settings_table(chosen[0]) if len(chosen) == 1 else ""
 
@@ -865,6 +840,12 @@ def _put(control: Any, value: Any) -> None:
     control.value = value
 
 
+def _apart_words(one: Any, other: Any) -> str:
+    """Which settings of two runs differ."""
+    apart = "; ".join(one.settings.unlike(other.settings)) or "the same settings"
+    return f"Run {one.number} and run {other.number}: {escape(apart)}"
+
+
 def _read(kind: type, name: str, word: str) -> Any:
     """A typed value of a grid."""
     try:
@@ -883,7 +864,7 @@ def _problem(words: object) -> str:
 def _plan_words(plan: Any) -> str:
     """The plan in a line: time and memory, or why it does not fit and what would."""
     kind = "GPU memory" if plan.card.vram else "memory"
-    memory = max(stage.vram if plan.card.vram else stage.ram for stage in plan.stages) / 1e9
+    memory = max(map(plan.memory, plan.stages)) / 1e9
     words = f"Predicted here: about {_spoken(60 * plan.minutes)}, {memory:.1f} GB of {kind}"
     if plan.fits:
         return f"<span class='wan-quiet'>{words}.</span>"

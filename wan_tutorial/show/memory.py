@@ -5,6 +5,7 @@ In: plans of `machine/plan.py`. Out: figures and a widget. Everything here is pr
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -43,8 +44,7 @@ def step_parts(plan: Plan) -> dict[str, float]:
     tokens = step_memory(entry, plan.run.tokens, plan.run.prompts if entry.light else 1, half)
     rest = {"PyTorch itself": CUDA_CONTEXT if plan.card.vram else PROCESS, "one matrix unpacked": widened_layer(entry, half),
             "tokens": tokens}  # fmt: skip
-    whole = stage.vram if plan.card.vram else stage.ram
-    parts = rest | {"packed weights": whole - sum(rest.values())}
+    parts = rest | {"packed weights": plan.memory(stage) - sum(rest.values())}
     return {name: float(parts[name]) for name in PARTS}
 
 
@@ -58,14 +58,8 @@ def plot_memory(plans: Mapping[str, Plan], *, title: str = "") -> Figure:
     for row, (name, plan) in enumerate(plans.items()):
         left = 0.0
         for part, size in step_parts(plan).items():
-            axes.barh(
-                row,
-                size / GIGABYTE,
-                left=left,
-                height=0.64,
-                color=PARTS[part],
-                label=part if row == 0 else None,
-            )
+            label = part if row == 0 else None
+            axes.barh(row, size / GIGABYTE, left=left, height=0.64, color=PARTS[part], label=label)
             left += size / GIGABYTE
         limit = SPARE * (plan.card.vram or plan.card.ram) / GIGABYTE
         fits = left <= limit
@@ -126,7 +120,7 @@ def plot_plan(plan: Plan) -> Figure:
     limit = SPARE * (plan.card.vram or plan.card.ram) / GIGABYTE
     colours = {"text": style.EMBEDDINGS, "context": style.PIXELS, "steps": style.WORK, "decode": style.PIXELS}
     for row, stage in enumerate(plan.stages):
-        size = (stage.vram if plan.card.vram else stage.ram) / GIGABYTE
+        size = plan.memory(stage) / GIGABYTE
         axes.barh(row, size, height=0.6, color=colours[stage.name], alpha=1 if size <= limit else 0.55)
         told = f"{size:.1f} GB, {stage.minutes:.1f} min"
         axes.annotate(
@@ -138,26 +132,18 @@ def plot_plan(plan: Plan) -> Figure:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    most = max(limit, *((s.vram if plan.card.vram else s.ram) / GIGABYTE for s in plan.stages))
+    most = max(limit, *(plan.memory(stage) / GIGABYTE for stage in plan.stages))
     axes.set(xlabel="GB, predicted", xlim=(0, 1.3 * most))
     axes.set_title(f"{plan.entry.name} on {plan.card.name}", pad=12)
     verdict = "It fits." if plan.fits else "It does not fit:"
     lines = [f"{plan.run.size}, {plan.run.tokens:,} tokens", f"about {plan.minutes:.0f} minutes", "", verdict]
-    lines += _wrapped(plan.problem or "", 44)
+    lines += textwrap.wrap(plan.problem or "", 44)
     if plan.nearest:
         lines += ["", f"The nearest that does: {plan.nearest.size}"]
     words.text(0, 0.95, "\n".join(lines), va="top", fontsize=8.8, linespacing=1.5)
-    told = "; ".join(
-        f"{s.name} {(s.vram if plan.card.vram else s.ram) / GIGABYTE:.1f} GB" for s in plan.stages
-    )
+    told = "; ".join(f"{stage.name} {plan.memory(stage) / GIGABYTE:.1f} GB" for stage in plan.stages)
     return style.describe(
         figure,
         f"{plan.entry.name} on {plan.card.name}, {plan.run.size}: {told}; {limit:.1f} GB can be planned with. "
         f"{verdict} {plan.problem or ''}",
     )
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width)

@@ -11,7 +11,7 @@ import functools
 import html
 import io
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import matplotlib
 import numpy as np
@@ -19,6 +19,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
 # After Okabe and Ito: eight colours that stay apart for all common kinds of colour blindness, and in grey print
@@ -30,6 +31,7 @@ CYCLE = (BLUE, VERMILION, GREEN, PINK, AMBER, SKY, INK)
 # The spaces a video passes through, and the network's own work: dark enough to carry white letters.
 WORDS, EMBEDDINGS, LATENTS, PIXELS, WORK = AMBER, BLUE, "#a8447f", "#00795a", "#bf5300"
 
+MONO = "DejaVu Sans Mono"  # for shapes
 WIDTH = 9.2  # inches; a notebook's page at 100 dots an inch
 DOTS = 160  # dots per inch of the picture itself: sharp on dense screens and in print
 
@@ -149,6 +151,50 @@ def title(axes: Axes, text: str, *, note: str = "") -> None:
     axes.set_title(text)
     if note:
         axes.text(1, 1.02, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color=GREY)
+
+
+# ------------------------------------------------------------------------------------------------- drawings' strokes
+
+Point: TypeAlias = tuple[float, float]
+
+
+def box(
+    axes: Axes,
+    place: tuple[float, float, float, float],
+    colour: str,
+    *,
+    edge: str = "none",
+    lw: float = 1.0,
+    rounding: float = 0.09,
+) -> None:
+    """A filled box with round corners; `place`: left, low, width, height."""
+    x, y, width, height = place
+    shape = f"round,pad=0,rounding_size={rounding}"
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, fc=colour, ec=edge, lw=lw))
+
+
+def arrow(
+    axes: Axes,
+    start: Point,
+    end: Point,
+    colour: str,
+    *,
+    lw: float = 1.6,
+    head: float = 11,
+    shrink: Point = (2, 1),
+) -> None:
+    """An arrow, a little shorter than from `start` to `end`: by `shrink` points at either."""
+    line = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=head, lw=lw, color=colour, shrinkA=shrink[0],
+                           shrinkB=shrink[1])  # fmt: skip
+    axes.add_patch(line)
+
+
+def put(
+    axes: Axes, x: float, y: float, words: str, size: float = 8, *, bold: bool = False, **more: Any
+) -> None:
+    """Words in a drawing, centred unless told otherwise; `more` as matplotlib's own text takes it."""
+    weight = "bold" if bold else "normal"
+    axes.text(x, y, words, fontsize=size, fontweight=weight, **{"ha": "center", "va": "center", **more})
 
 
 # --------------------------------------------------------------------------------------------------- to bytes

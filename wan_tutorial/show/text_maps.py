@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
@@ -48,15 +47,9 @@ def plot_tokens(
     for (cx, cy), piece, number, width in zip(spots, pieces, ids, widths, strict=True):
         special = piece in ("</s>", "<unk>", "<pad>")
         face, edge = ("#f0f0f0", style.GREY) if special else ("#fdf1d8", style.AMBER)
-        box = FancyBboxPatch(
-            (cx, cy), width, 0.33, boxstyle="round,pad=0,rounding_size=0.05", fc=face, ec=edge, lw=0.9
-        )
-        axes.add_patch(box)
-        word = piece.replace(SPACE, "") or "\u2423"
-        axes.text(cx + width / 2, cy + 0.172, word, ha="center", va="center", fontsize=9.5)
-        axes.text(
-            cx + width / 2, cy + 0.44, str(number), ha="center", va="center", fontsize=7, color=style.GREY
-        )
+        style.box(axes, (cx, cy, width, 0.33), face, edge=edge, lw=0.9, rounding=0.05)
+        style.put(axes, cx + width / 2, cy + 0.172, piece.replace(SPACE, "") or "\u2423", 9.5)
+        style.put(axes, cx + width / 2, cy + 0.44, str(number), 7, color=style.GREY)
     if title:
         axes.text(0.06, -0.15, title, fontsize=10, fontweight="bold", va="center")
     if length:
@@ -109,9 +102,7 @@ def _write_numbers(axes, cosines: np.ndarray, limits: tuple[float, float]) -> No
     for (row, column), value in np.ndenumerate(cosines):
         dark = value > 0.55 if limits[0] == 0 else abs(value) > 0.75
         text = f"{value:.2f}".replace("0.", ".", 1)
-        axes.text(
-            column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else style.INK
-        )
+        style.put(axes, column, row, text, 7.5, color="white" if dark else style.INK)
 
 
 @style.styled

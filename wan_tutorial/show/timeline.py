@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from wan_tutorial.machine.hardware import StageUse, spoken_bytes
-from wan_tutorial.machine.plan import SPARE, Plan, Stage
+from wan_tutorial.machine.plan import SPARE, Plan
 from wan_tutorial.machine.weights import GIGABYTE
 from wan_tutorial.show import style
 
@@ -34,16 +34,13 @@ def plot_timelines(plans: Mapping[str, Plan], *, title: str = "") -> Figure:
         axes.axhline(limit, color=style.INK, lw=1.2, ls=(0, (3, 2)))
         axes.text(1.0, limit, f"{plan.card.name}: {limit:.1f} GB ", transform=axes.get_yaxis_transform(), ha="right",
                   va="bottom", fontsize=8)  # fmt: skip
-        most = max(limit, *(_memory(plan, stage) for stage in plan.stages))
-        axes.set(ylim=(0, 1.3 * most), xlim=(0, 1.09 * longest), ylabel="GB")
+        most = max(plan.memory(stage) for stage in plan.stages) / GIGABYTE
+        axes.set(ylim=(0, 1.3 * max(limit, most)), xlim=(0, 1.09 * longest), ylabel="GB")
         parts = ", ".join(f"{stage.name} {_spoken(stage.minutes)}" for stage in plan.stages)
         run = plan.run
         settings = f"{run.size}, {run.steps} steps, guidance {run.guidance:g}"
         axes.set_title(f"{name}: {settings}", fontsize=9, pad=4)
-        told.append(
-            f"{name}, {settings}: {parts}; at most "
-            f"{max(_memory(plan, stage) for stage in plan.stages):.1f} of {limit:.1f} GB"
-        )
+        told.append(f"{name}, {settings}: {parts}; at most {most:.1f} of {limit:.1f} GB")
     rows[-1].set_xlabel("minutes, predicted")
     names = dict.fromkeys(stage.name for plan in plans.values() for stage in plan.stages)
     figure.legend(handles=[Patch(color=COLOURS.get(name, style.GREY), label=name) for name in names], loc="outside upper right",
@@ -56,7 +53,7 @@ def _draw_stages(axes: Axes, plan: Plan) -> None:
     """The skyline of one run."""
     start = 0.0
     for stage in plan.stages:
-        high, colour = _memory(plan, stage), COLOURS.get(stage.name, style.GREY)
+        high, colour = plan.memory(stage) / GIGABYTE, COLOURS.get(stage.name, style.GREY)
         axes.bar(start, high, stage.minutes, align="edge", color=colour, lw=0)
         if stage.name == "steps":
             each = stage.minutes / plan.run.steps
@@ -77,15 +74,10 @@ def show_forecast(plan: Plan, measured: Sequence[StageUse]) -> None:
         if stage is None:
             rows.append([use.name, "nothing", took, ""])
             continue
-        said = f"{60 * stage.minutes:.1f} s, {spoken_bytes(_memory(plan, stage) * GIGABYTE)}"
+        said = f"{60 * stage.minutes:.1f} s, {spoken_bytes(plan.memory(stage))}"
         rows.append([use.name, said, took, f"{use.seconds / (60 * stage.minutes):.1f} times as long"])
     style.show_table(["stage", "predicted", "measured", "took"], rows)
     print(f"Planned with {plan.card.speed / 1e12:g} TFLOP/s for {plan.card.name} ({plan.card.source}).")
-
-
-def _memory(plan: Plan, stage: Stage) -> float:
-    """Gigabytes of the memory that is short: the card's, or the computer's where there is none."""
-    return (stage.vram if plan.card.vram else stage.ram) / GIGABYTE
 
 
 def _spoken(minutes: float) -> str:

@@ -276,12 +276,9 @@ def _new_page(workflow: Workflow) -> dict[str, Any]:
                 socket["shape"] = 7
             link = node.links.get(socket["name"])
             if link is not None:
-                giver = workflow.nodes[link.source]
-                kind = giver.gives[link.slot][1] if link.slot < len(giver.gives) else "*"
-                socket["type"], socket["link"] = (
-                    kind if "widget" in socket else socket["type"],
-                    len(links) + 1,
-                )
+                kind = workflow.kind(link)
+                socket["type"] = kind if "widget" in socket else socket["type"]
+                socket["link"] = len(links) + 1
                 links.append([len(links) + 1, numbers[link.source], link.slot, numbers[node.id], place, kind])
                 given.setdefault((link.source, link.slot), []).append(len(links))
         entries.append((node, sockets))

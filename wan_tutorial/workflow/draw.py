@@ -27,9 +27,9 @@ from PIL import Image
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
-from wan_tutorial.workflow.graph import BYPASSED, MUTED, Node, Workflow, is_lora_row, is_note, picture_file
+from wan_tutorial.workflow.graph import BYPASSED, MUTED, Node, Workflow, is_lora_row, picture_file
 from wan_tutorial.workflow.layout import ROW, TITLE, WIDGET, natural_size, widget_rows
-from wan_tutorial.workflow.nodes import POWER_LORA, PRIMITIVE, REROUTE
+from wan_tutorial.workflow.nodes import NOTES, POWER_LORA, PRIMITIVE, REROUTE
 
 if TYPE_CHECKING:
     from wan_tutorial.workflow.run import NodeRun
@@ -166,7 +166,7 @@ class _Drawing:
         for name, link in node.links.items():
             giver = self.workflow.nodes[link.source]
             start, end = self._output_at(giver, link.slot), self._input_at(node, name)
-            kind = giver.gives[link.slot][1] if link.slot < len(giver.gives) else "*"
+            kind = self.workflow.kind(link)
             reach = max(40.0, min(0.5 * abs(end[0] - start[0]), 260.0))
             points = [start, (start[0] + reach, start[1]), (end[0] - reach, end[1]), end]
             curve = Curve(points, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
@@ -259,21 +259,16 @@ class _Drawing:
                     self._text(end, place[1], words, size=10.5, colour=KINDS.get(kind, OTHER), side="right")
         for name in node.links:
             if name not in node.takes:
-                self._dot(*self._input_at(node, name), self._given_kind(node, name))
-
-    def _given_kind(self, node: Node, name: str) -> str:
-        link = node.links[name]
-        gives = self.workflow.nodes[link.source].gives
-        return gives[link.slot][1] if link.slot < len(gives) else "*"
+                self._dot(*self._input_at(node, name), self.workflow.kind(node.links[name]))
 
     def _settings(self, node: Node) -> None:
         x, top, width = node.position[0] + 15, self._widgets_top(node), self.sizes[node.id][0] - 30
         bottom = node.position[1] + self.sizes[node.id][1]
         rows = widget_rows(node)
-        if is_note(node) or node.type == "CLIPTextEncode":
+        if node.type in (*NOTES, "CLIPTextEncode"):
             words = str(self.workflow.value(node, "text") or "")
             return self._page_of_words(
-                x - 5, top, width + 10, bottom - top - 8, words, boxed=not is_note(node)
+                x - 5, top, width + 10, bottom - top - 8, words, boxed=node.type not in NOTES
             )
         if node.type == POWER_LORA:
             self._lora_rows(node, x, top, width)
@@ -369,9 +364,7 @@ def _size(node: Node) -> tuple[float, float]:
         return max(120.0, _width(node.title, 14) + 50), 0.0
     if node.type == REROUTE:
         return max(75.0, node.size[0]), 26.0
-    tall = (
-        is_note(node) or node.type in ("CLIPTextEncode", PRIMITIVE) or not node.known or node.known.is_output
-    )
+    tall = node.type in (*NOTES, "CLIPTextEncode", PRIMITIVE) or not node.known or node.known.is_output
     return node.size[0] or own[0], (node.size[1] or own[1]) if tall else max(node.size[1], min(own[1], 300.0))
 
 

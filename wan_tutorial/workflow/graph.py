@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.workflow.nodes import (
-    NOTES,
     PAGE_ONLY,
     POWER_LORA,
     PRIMITIVE,
@@ -150,6 +149,11 @@ class Workflow:
         widget = node.known.widget(name) if node.known else None
         return node.values.get(name, widget.default if widget else None)
 
+    def kind(self, link: Link) -> str:
+        """The type of what a link carries, as its output says; "*", any, where a file does not tell."""
+        gives = self.nodes[link.source].gives
+        return gives[link.slot][1] if link.slot < len(gives) else "*"
+
     def feeds(self, node: Node) -> list[Node]:
         """The nodes that take something from this one."""
         return [
@@ -214,7 +218,7 @@ class Workflow:
             elif link is not None and name in node.known.unsupported:
                 yield Finding(True, node.id, f"The input {name!r} of {node} is not supported here: bypass "
                                              f"{self.nodes[link.source]} or cut the link.")  # fmt: skip
-            elif link is not None and (given := self._kind(link)) not in (kind, "*"):
+            elif link is not None and (given := self._known_kind(link)) not in (kind, "*"):
                 yield Finding(True, node.id, f"The input {name!r} of {node} takes {kind}, not the {given} of "
                                              f"{self.nodes[link.source]}.")  # fmt: skip
         for widget in node.known.widgets:
@@ -229,7 +233,7 @@ class Workflow:
             ):
                 yield Finding(True, node.id, f"The LoRA row {str(name)[:80]!r} of {node} {words}.")
 
-    def _kind(self, link: Link) -> str:
+    def _known_kind(self, link: Link) -> str:
         giver = self.nodes[link.source]
         outputs = list(giver.known.gives.values()) if giver.known else [kind for _, kind in giver.gives]
         return outputs[link.slot] if link.slot < len(outputs) else "nothing"
@@ -380,7 +384,3 @@ def picture_file(workflow: Workflow, name: Any) -> Path | None:
     roots = [workflow.folder] if workflow.folder else []
     path = find_inside(name, [*roots, bundled_folder().parent, bundled_folder()])
     return path if path and path.suffix.lower() in _PICTURES else None
-
-
-def is_note(node: Node) -> bool:
-    return node.type in NOTES

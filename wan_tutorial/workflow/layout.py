@@ -169,11 +169,10 @@ class _Page:
         colours: tuple[str | None, str | None] = (None, None),
     ) -> str:
         """Put a node at a place, (x, y) with or without its width and height; returns its number."""
-        known, name = node_types().get(kind), str(len(self.nodes) + 1)
+        known, name = node_types()[kind], str(len(self.nodes) + 1)
         node = Node(
-            name, kind, title or (known.title if known else kind), values,
-            {key: Link(*link) for key, link in (links or {}).items()},
-            takes=dict(known.takes) if known else {}, gives=tuple(known.gives.items()) if known else (),
+            name, kind, title or known.title, values, {key: Link(*link) for key, link in (links or {}).items()},
+            takes=dict(known.takes), gives=tuple(known.gives.items()),
             position=(place[0], place[1]), colour=colours[0], fill=colours[1],
         )  # fmt: skip
         own = natural_size(node)

@@ -363,8 +363,7 @@ class _Runner:
             raise WanError(
                 f"{node} asks for {size}, {size.tokens} tokens: no Wan model paints more than {MOST_TOKENS}."
             )
-        _, channels, frames, *plane = size.latent_shape
-        return LatentValue(torch.zeros(1, channels, frames, *plane), size)
+        return LatentValue(torch.zeros(size.latent_shape), size)
 
     def _sample(self, node: Node) -> tuple[Any, ...]:
         model, start = self._take(node, "model"), self._take(node, "latent_image")
