@@ -55,7 +55,7 @@ sword, lantern = pipe.encode_text(PROMPT, NEGATIVE), pipe.encode_text(OTHER, NEG
 
 # %%
 # NBVAL_CHECK_OUTPUT
-noise = pipe.draw_noise(seed=7)
+noise = pipe.draw_noise(seed=6)
 print("shape", tuple(noise.shape))
 print("first numbers", [round(number, 4) for number in noise.flatten()[:4].tolist()])
 
@@ -173,7 +173,7 @@ for seconds in (1, 2, 5):
 # %%
 made = {}
 for name, text in (("sword", sword), ("lantern", lantern)):
-    for seed in (7, 8):
+    for seed in (6, 8):
         *_, last = pipe.denoise(pipe.draw_noise(seed=seed), text, steps=10)
         made[f"{name}, seed {seed}"] = pipe.decode(last.latent)
 
@@ -276,7 +276,7 @@ for t in (0.0, 0.5, 1.0):
 # NBVAL_CHECK_OUTPUT
 import math
 
-first, second = pipe.draw_noise(seed=7), pipe.draw_noise(seed=8)
+first, second = pipe.draw_noise(seed=6), pipe.draw_noise(seed=8)
 cosine = (first * second).sum() / (first.norm() * second.norm())
 print(f"the angle between two noises: {math.degrees(math.acos(cosine)):.0f} degrees")
 
@@ -325,7 +325,7 @@ from wan_tutorial.show import explore_walk
 book = explore_walk(
     lambda amount: pipe.denoise(walk_noise(first, second, amount), sword, steps=8),
     pipe.decode,
-    ends=("seed 7", "seed 8"),
+    ends=("seed 6", "seed 8"),
     fps=pipe.entry.fps,
 )
 

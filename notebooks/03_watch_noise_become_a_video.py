@@ -47,7 +47,7 @@ NEGATIVE = "bad quality, blurry, messy, chaotic"
 # %%
 pipe = wan.load(MODEL)
 text = pipe.encode_text(PROMPT, NEGATIVE)
-noise = pipe.draw_noise(seed=7)
+noise = pipe.draw_noise(seed=6)
 runs = {name: list(pipe.denoise(noise, text, sampler=name)) for name in ("uni_pc", "euler")}
 
 # %% [markdown]

@@ -49,7 +49,7 @@ BLOCKS = None  # look into all of them; on the real model into some, such as (3,
 # %%
 pipe = wan.load(MODEL)
 text = pipe.encode_text(PROMPT, NEGATIVE)
-steps = list(pipe.denoise(pipe.draw_noise(seed=7), text))
+steps = list(pipe.denoise(pipe.draw_noise(seed=6), text))
 video = pipe.decode(steps[-1].latent)
 
 # %% [markdown]

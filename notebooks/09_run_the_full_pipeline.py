@@ -264,7 +264,7 @@ PROMPT = (
     "in a dark background, volumetric lighting, detailed textures"
 )
 NEGATIVE = "bad quality, blurry, messy, chaotic"
-SEED = 3
+SEED = 6
 LORAS = [(find_file(LORA, FOLDER), 0.3 if REAL else 1.0)]
 
 # %% [markdown]
