@@ -591,6 +591,35 @@ def test_an_error_half_way_leaves_no_lora_behind(state, inputs, tmp_path, monkey
     assert torch.equal(answer(model, inputs), bare)
 
 
+def test_weights_with_a_lora_in_them_are_made_once_and_again_when_a_number_changed(
+    state, inputs, tmp_path, monkeypatch
+):
+    from wan_tutorial import lora as module
+
+    model = build_transformer(state)
+    model.load_state_dict({name: t.clone() for name, t in model.state_dict().items()}, assign=True)
+    bare, made, whole = answer(model, inputs), [], module._sum
+    monkeypatch.setattr(module, "_sum", lambda *given: made.append(given) or whole(*given))
+    first, second = (read_lora(written(tmp_path, causvid_state(state))) for _ in range(2))
+    rack, both = module.LoraRack(merged=True), ((first, 1.0), (second, 0.5))
+    rack.put_on(model, both)
+    count, worn = len(made), answer(model, inputs)
+    rack.put_on(model, ())
+    assert torch.equal(answer(model, inputs), bare)
+    rack.put_on(model, both)
+    assert torch.equal(answer(model, inputs), worn) and len(made) == count > 0
+    rack.put_on(model, ())
+    with torch.no_grad():
+        next(iter(first.changes.values())).tensors()["up"].mul_(2)  # as training does
+    rack.put_on(model, both)
+    assert len(made) == count + 2, "one layer of each LoRA, whose sum stands on the other's"
+    rack.put_on(model, ())
+    (applied, _), _ = rack._fitted[model][1]
+    assert applied._sums
+    applied.remove()
+    assert not applied._sums
+
+
 def test_a_bias_of_peft_is_scaled_as_its_product(tmp_path):
     layer = "diffusion_model.blocks.0.ffn.0"
     keys = {f"{layer}.lora_A.weight": torch.randn(4, 256), f"{layer}.lora_B.weight": torch.randn(512, 4)}

@@ -391,6 +391,7 @@ class AppliedLora:
     """A LoRA on a model. `strength` can be set at any time, and 0 is exactly off; `remove` takes it away.
 
     `fit` says which keys are at work. Any number of LoRAs may be on one model, merged or not; their updates add up.
+    Changed weights are kept while it is off, so that the same strength is back at once; `remove` gives up their memory.
     """
 
     def __init__(self, lora: Lora, model: nn.Module, strength: float, *, merged: bool) -> None:
@@ -398,12 +399,14 @@ class AppliedLora:
         places = _places(model)
         self.lora, self.merged = lora, merged
         self.fit = lora.fit(shapes_of(model)).require()
-        self._changed = [(*places[name], lora.changes[layer]) for layer, name in self.fit.layers.items()]
+        changed = [(*places[name], lora.changes[layer]) for layer, name in self.fit.layers.items()]
         self._updates: dict[nn.Module, _Update] = {}
+        self._sums: dict[tuple[nn.Module, str], tuple[Any, Tensor]] = {}  # of what, and the tensor it made
         if not merged:
-            linear = [entry for entry in self._changed if isinstance(entry[0], nn.Linear | PackedLinear)]
-            self._changed = [entry for entry in self._changed if entry not in linear]
+            linear = [entry for entry in changed if isinstance(entry[0], nn.Linear | PackedLinear)]
+            changed = [entry for entry in changed if entry not in linear]
             self._updates = {layer: _Update(change, layer) for layer, _, change in linear}
+        self._changed = [one for entry in changed for one in _changed_tensors(*entry)]
         self._strength = 0.0
         self.strength = strength
 
@@ -427,16 +430,13 @@ class AppliedLora:
         """Have every layer show the updates at this strength."""
         for update in self._updates.values():
             update.set(value)
-        for layer, own, change in self._changed:
-            if change.shape is not None:
-                attribute = "widened" if isinstance(layer, PackedLinear) else own
-                _set_share(layer, attribute, self, value, change)
-            if change.bias is not None:
-                _set_share(layer, "bias", self, value, Change(weight=change.bias))
+        for layer, name, change in self._changed:
+            _set_share(layer, name, self, value, change)
 
     def remove(self) -> None:
         """Take the LoRA away; a merged one leaves the very weights that were there before."""
         self.strength = 0.0
+        self._sums.clear()
 
     def __repr__(self) -> str:
         how = "merged into" if self.merged else "on"
@@ -452,6 +452,14 @@ def check_strength(strength: float) -> float:
             "try 1, or 0 for off."
         )
     return float(strength)
+
+
+def _changed_tensors(layer: nn.Module, own: str, change: Change) -> Iterator[tuple[nn.Module, str, Change]]:
+    """The tensors of a layer that a change changes, each with its own part."""
+    if change.shape is not None:
+        yield layer, "widened" if isinstance(layer, PackedLinear) else own, change
+    if change.bias is not None:
+        yield layer, "bias", Change(weight=change.bias)
 
 
 class _Update:
@@ -511,6 +519,23 @@ def _set_share(layer: nn.Module, name: str, owner: AppliedLora, strength: float,
     if not entry.shares:
         setattr(layer, name, kept.pop(name).original)
         return
+    summands = (
+        _state(entry.original),
+        [(s, c, *map(_state, c.tensors().values())) for s, c in entry.shares.values()],
+    )
+    last = next(reversed(entry.shares))
+    if last._sums.get((layer, name), (None,))[0] != summands:
+        last._sums[layer, name] = summands, _sum(layer, name, entry)
+    setattr(layer, name, last._sums[layer, name][1])
+
+
+def _state(tensor: Tensor | None) -> tuple[int, int] | None:
+    """Changes when a tensor's numbers do, or where they are."""
+    return None if tensor is None else (tensor.data_ptr(), tensor._version)
+
+
+def _sum(layer: nn.Module, name: str, entry: _Kept) -> Tensor:
+    """The original and all shares."""
     total: Any = entry.original
     if total is None:  # a packed weight, or a layer without a bias
         total = layer.dequantize() if name == "widened" else _no_bias(layer)  # type: ignore
@@ -518,7 +543,7 @@ def _set_share(layer: nn.Module, name: str, owner: AppliedLora, strength: float,
     for share, difference in entry.shares.values():
         total = difference.added_to(total, share)
     total = total.to(dtype)
-    setattr(layer, name, total if name == "widened" else nn.Parameter(total, requires_grad=False))
+    return total if name == "widened" else nn.Parameter(total, requires_grad=False)
 
 
 def _no_bias(layer: Any) -> Tensor:
@@ -596,8 +621,8 @@ class LoraRack:
             return
         made, fitted = self._fitted.get(model, ((), []))
         self._on[model] = None  # until all are on: an error on the way leaves something to take off
-        for applied, _ in fitted:
-            applied.remove()
+        for applied, _ in reversed(fitted):
+            applied.strength = 0.0  # the sums are kept
         if worn and worn != made:
             fitted, shapes = [], shapes_of(model)
             for lora, strength in worn:

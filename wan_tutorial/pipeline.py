@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from wan_tutorial import noise as seeds
 from wan_tutorial.errors import WanError, check_path
-from wan_tutorial.files import fingerprint, read_header, read_tensors
+from wan_tutorial.files import Shapes, fingerprint, read_header, read_tensors
 from wan_tutorial.machine.hardware import (
     Machine,
     Placement,
@@ -226,11 +226,14 @@ class Pipeline:
 
     # --------------------------------------------------------------------------------------------- the stages
 
+    @cached_property
+    def _shapes(self) -> list[Shapes]:
+        """What the files of the transformer and the text encoder hold."""
+        return [read_header(self.files[role]).shapes for role in ("transformer", "text_encoder")]
+
     def fit_loras(self, loras: Asked) -> list[Fit]:
         """Which keys of each LoRA this model uses, told from names and shapes alone; WanError for one that has none."""
-        worn = self.rack.read(loras)
-        shapes = [read_header(self.files[role]).shapes for role in ("transformer", "text_encoder") if worn]
-        fits = [[lora.fit(own) for own in shapes] for lora, _ in worn]
+        fits = [[lora.fit(own) for own in self._shapes] for lora, _ in self.rack.read(loras)]
         return [both[0] if both[1].layers else both[0].require() for both in fits]
 
     def encode_text(self, prompt: str, negative: str = "", *, loras: Asked = ()) -> TextEmbeddings:

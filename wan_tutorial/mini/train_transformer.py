@@ -170,6 +170,7 @@ def flow_matching_loss(
     *,
     motion: float = 0.0,
     coarse: float = 0.0,
+    noise: Tensor | None = None,
     drift: Tensor | None = None,
     also: Callable[[Tensor], Tensor] | None = None,
     narrow: bool = True,
@@ -178,12 +179,13 @@ def flow_matching_loss(
 
     `visible` (16, 16) turns an error's channels before it is squared, see `visibility`; `weight` is what each latent
     cell counts, (B, F, H, W); `motion` what an error's change from frame to frame counts beside the error itself, and
-    `coarse` what its mean over 4 x 4 cells does (a loss at two scales: https://arxiv.org/abs/2301.11093). `drift`
-    is what the noisy latents have already gone wrong: it is in them, and the velocity that is right leads out of it.
-    `also` is added: what the clean latents that the velocity points at cost beside, one value for each sample.
+    `coarse` what its mean over 4 x 4 cells does (a loss at two scales: https://arxiv.org/abs/2301.11093). `noise` is
+    drawn if it is not given. `drift` is what the noisy latents have already gone wrong: it is in them, and the velocity
+    that is right leads out of it. `also` is added: what the clean latents that the velocity points at cost beside, one
+    value for each sample.
     `narrow`: matrices are multiplied in bfloat16, where that is sooner (`narrow_is_faster`).
     """
-    noise, share = torch.randn_like(clean), t.view(-1, 1, 1, 1, 1)
+    noise, share = torch.randn_like(clean) if noise is None else noise, t.view(-1, 1, 1, 1, 1)
     noisy, wanted = mix(clean, noise, t), noise - clean
     if drift is not None:
         noisy = noisy + (1 - share) * drift

@@ -4,8 +4,11 @@ Four tasks, in the real layout (`reference.py`): nothing given; a reference pict
 camera of the scene and sometimes another value of one named attribute, which the caption then names; a first frame; a
 masked region. What a caption never names (the shape of a hilt, the tint of the sky) can be learned from the reference
 alone; three things help it to be: errors over many cells (`COARSE_WEIGHT`), a reader that says which traits were missed
-(`traits.LatentReader`), and samples that have gone a little wrong already (`gone_wrong`). Everything given is encoded
-once, beside the training latents, by `HintPool.encode`.
+(`traits.LatentReader`), and samples that have gone a little wrong already (`gone_wrong`).
+
+Guidance multiplies what two answers differ by, their mistakes about what is given among it. So every sample is asked
+twice at the same noise, with its caption and without, and what guidance makes of the two counts too. Everything given
+is encoded once, beside the training latents, by `HintPool.encode`.
 """
 
 import random
@@ -39,7 +42,6 @@ from .train_transformer import (
     MOTION_WEIGHT,
     SUBJECT_CLEAR,
     Rounding,
-    caption_of,
     draw_times,
     embed_captions,
     flow_matching_loss,
@@ -64,11 +66,14 @@ MOMENTS = (4, 12)  # frames of a render that become references
 REFERENCES = 2 * len(MOMENTS) + 1
 TASKS = ("reference", "others")
 REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
-UNSAID = 0.3  # share of captions dropped beside a reference, which then has to tell everything
 KNOWN_WEIGHT = 5.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
+GUIDED_WEIGHT = 0.25  # what it counts once more, in what guidance makes of the two answers
+GUIDANCE = 4.0  # the most of it
 NOTHING_SHARE = 0.25  # of the other tasks
 DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
-TRAITS_WEIGHT = 3.0  # beside a reference: what a nat of its traits' cross-entropy counts
+TRAITS_WEIGHT = (
+    2.0  # beside a reference: what a nat of its traits' cross-entropy counts, in what guidance makes
+)
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
 
 
@@ -202,13 +207,13 @@ class HintPool:
 
 @dataclass(frozen=True)
 class VaceBatch:
-    """One step's samples: clean latents with their references in front, what is given, and the captions."""
+    """One step's samples: clean latents with their references in front, what is given, and captions, none of them empty."""
 
     clean: Tensor  # (B, 16, R + F, H, W)
     context: Tensor  # (B, 96, R + F, H, W)
     captions: list[str]
     subject: Tensor  # how much of each cell it covers, 0 to 1; 0 in the references: (B, R + F, H, W)
-    place: Tensor  # the mean of that over scenes of the same subject and relation; 0 without a caption
+    place: Tensor  # the mean of that over scenes of the same subject and relation
     known: Tensor  # how much of each cell the clip gives, 0 to 1; 0 in the references: (B, R + F, H, W)
     traits: Tensor  # which eighth each unnamed trait lies in: (B, traits)
 
@@ -257,8 +262,7 @@ class VaceBatches:
     def draw_reference(self, pool: HintPool, index: int) -> Drawn:
         """A reference and nothing else; where it shows another attribute, the caption names the true one."""
         scene, seed = pool.latents.videos.scene(index), pool.latents.videos.first_seed + index
-        caption, chosen = caption_of(scene, brief=False, dice=self.dice), self.dice.randrange(REFERENCES)
-        caption = "" if self.dice.random() < UNSAID else caption
+        caption, chosen = write_caption(scene, self.dice.randrange(10**9)), self.dice.randrange(REFERENCES)
         if len(MOMENTS) <= chosen < 2 * len(MOMENTS):
             caption, named = caption_naming(scene, another_look(scene, seed, change=True)[1], self.dice)
             chosen = chosen if named else chosen - len(MOMENTS)
@@ -275,7 +279,7 @@ class VaceBatches:
             mask = pool.mask(index)
             context = replace(context, inactive=clip, mask=mask_channels(mask))
             known = 1 - to_cells(mask[None])[0]
-        caption = caption_of(pool.latents.videos.scene(index), brief=False, dice=self.dice)
+        caption = write_caption(pool.latents.videos.scene(index), self.dice.randrange(10**9))
         return latent_of(pool, index), context, caption, known
 
     def context(self, references: Tensor) -> VaceContext:
@@ -338,33 +342,67 @@ def train_vace(
     narrow = narrow_is_faster(device)
 
     def losses_of(
-        clean: Tensor, context: Tensor, text: Tensor, t: Tensor, weight: Tensor, traits: Tensor | None
+        clean: Tensor,
+        context: Tensor,
+        text: Tensor,
+        t: Tensor,
+        weight: Tensor,
+        known: Tensor,
+        traits: Tensor | None,
     ) -> Tensor:
-        asked = partial(model, vace_context=context)
+        asked = partial(model, vace_context=twice(context))
         front = 0 if traits is None else 1  # a reference, which does not lean
         lean = F.pad(gone_wrong(clean[:, :, front:], t, most=DRIFT), (0, 0, 0, 0, front, 0))
-        options: dict = {"motion": MOTION_WEIGHT, "drift": lean, "narrow": narrow}
-        if traits is not None:
-            options["coarse"] = COARSE_WEIGHT
-            if reader is not None:
-                options["also"] = lambda latents: TRAITS_WEIGHT * reader.mistake(latents[:, :, 1:], traits)
-        return flow_matching_loss(asked, clean, text, t, visible, weight, **options)
+
+        def guided_cost(latents: Tensor) -> Tensor:
+            told, untold = latents.chunk(2)
+            if traits is None:
+                error = (torch.lerp(untold, told, GUIDANCE) - clean) / t.view(-1, 1, 1, 1, 1)
+                if visible is not None:
+                    error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
+                cost = GUIDED_WEIGHT * (known * error.square().mean(1)).mean((1, 2, 3))
+            elif reader is not None:
+                guidance = 1 + (GUIDANCE - 1) * torch.rand_like(t).view(-1, 1, 1, 1, 1)
+                guided = torch.lerp(untold, told, guidance)
+                cost = TRAITS_WEIGHT * reader.mistake(guided[:, :, 1:], traits)
+            else:
+                cost = torch.zeros_like(t)
+            return twice(cost)
+
+        return flow_matching_loss(
+            asked,
+            twice(clean),
+            text,
+            twice(t),
+            visible,
+            weight,
+            motion=MOTION_WEIGHT,
+            coarse=0.0 if traits is None else COARSE_WEIGHT,
+            noise=twice(torch.randn_like(clean)),
+            drift=twice(lean),
+            also=guided_cost,
+            narrow=narrow,
+        )
 
     # With a reference there is a frame more: two shapes, and a graph for each.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        drawn = batches.draw(batch)
+        drawn = batches.draw(batch // 2)
         # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
-        t = shift_time(draw_times(batch), 2.0).to(device)
-        text = embed_captions(encoder, drawn.captions)
+        t = shift_time(draw_times(batch // 2), 2.0).to(device)
+        text = embed_captions(encoder, drawn.captions + [""] * (batch // 2))
         # By a reference: no noise hides the subject then.
         shown = drawn.clean.shape[2] > batches.grey.shape[2]
-        known = t.clamp(max=SUBJECT_CLEAR) if shown else t
-        weight = weigh(drawn.subject.to(device), drawn.place.to(device), known)
-        weight = weight + KNOWN_WEIGHT * drawn.known.to(device)
+        clear = t.clamp(max=SUBJECT_CLEAR) if shown else t
+        subject, place, known = (part.to(device) for part in (drawn.subject, drawn.place, drawn.known))
+        # Without a caption nothing tells where the subject is.
+        weight = torch.cat([weigh(subject, place, clear), weigh(subject, 0 * place, clear)])
+        weight = weight + KNOWN_WEIGHT * twice(known)
         traits = drawn.traits.to(device) if shown else None
-        losses = loss_function(drawn.clean.to(device), drawn.context.to(device), text, t, weight, traits)
+        losses = loss_function(
+            drawn.clean.to(device), drawn.context.to(device), text, t, weight, known, traits
+        )
         task = "reference" if shown else "others"
         figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}
         return losses.mean(), figures
@@ -382,6 +420,11 @@ def train_vace(
             watch=watch,
             around=Rounding(matrices),
         )
+
+
+def twice(batch: Tensor) -> Tensor:
+    """The samples (B, ...) and the same ones again, (2 B, ...)."""
+    return torch.cat([batch, batch])
 
 
 def check_base(folder: Path, model: WanTransformer) -> None:
