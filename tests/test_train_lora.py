@@ -18,6 +18,8 @@ from wan_tutorial.files import read_header
 from wan_tutorial.lora import new_lora, read_lora, write_lora
 from wan_tutorial.mini import distill, evaluate_lora, loop, styles, train_lora
 from wan_tutorial.mini.captions import BRIEF_PROMPT
+from wan_tutorial.mini.judge import names_in
+from wan_tutorial.mini.train_vace import another_look
 from wan_tutorial.mini.world import draw_scene, render
 from wan_tutorial.noise import mix
 from wan_tutorial.pipeline import load
@@ -197,7 +199,8 @@ def test_the_teachers_latents_resume_and_captions_repeat(pipe, tmp_path):
     lectures = distill.Lectures(tmp_path, pipe)
     lectures.paint(3)
     whole = lectures.read().copy()
-    assert whole.shape == (3, 16, 2, 4, 4)
+    assert whole.shape == (3, 16, 3, 4, 4)
+    assert whole[2, :, 0].any() and not whole[:2, :, 0].any(), "the third was shown a reference"
     with lectures.path.open("r+b") as file:
         file.truncate(whole[0].nbytes + 7)  # cut in the second
     assert lectures.ready == 1
@@ -206,7 +209,18 @@ def test_the_teachers_latents_resume_and_captions_repeat(pipe, tmp_path):
     alone = pipe.generate(
         distill.caption_of(1), negative=distill.BRIEF_NEGATIVE, seed=distill.FIRST_SEED + 1, progress=False
     )
-    assert np.allclose(alone.latent[0].numpy(), whole[1], atol=2e-2)  # what generate paints
+    assert np.allclose(alone.latent[0].numpy(), whole[1, :, 1:], atol=2e-2)  # what generate paints
+    changed, name = another_look(distill.scene_of(2), 2, change=True)
+    picture = render([changed], height=32, width=32, frames=5)[0, -1]
+    shown = pipe.generate(
+        distill.caption_of(2),
+        negative=distill.BRIEF_NEGATIVE,
+        seed=distill.FIRST_SEED + 2,
+        reference=picture,
+        progress=False,
+    )
+    assert name in names_in(distill.caption_of(2), distill.scene_of(2))
+    assert np.allclose(shown.latent[0].numpy(), whole[2, :, 1:], atol=2e-2)
     captions = [distill.caption_of(number) for number in range(60)]
     assert captions == [distill.caption_of(n) for n in range(60)] and 0 < captions.count(BRIEF_PROMPT) < 20
 
@@ -242,12 +256,13 @@ def test_distilling_comes_nearer_to_the_teacher_in_the_causvid_format(pipe, tmp_
         pipe.rack.put_on(pipe.transformer, pipe.rack.read([(lora, 1.0)] if lora else []))
         with torch.no_grad():
             picks = list(range(8))
+            picks = [number for number in picks if not distill.is_shown(number)]
             places, times = distill.walk(
                 pipe.transformer, lectures.noise(picks), lectures.texts(picks), settings
             )
             text, clean = (
                 lectures.texts(picks).repeat(4, 1, 1),
-                torch.from_numpy(lectures.read().astype(np.float32)),
+                torch.from_numpy(lectures.read()[picks][:, :, 1:].astype(np.float32)),
             )
             loss = distill.pointing_loss(
                 pipe.transformer, places, times, text, clean.repeat(4, 1, 1, 1, 1)

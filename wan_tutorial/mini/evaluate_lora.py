@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--captions", type=int, default=200, help="generated videos in each group (default: 200)"
     )
-    parser.add_argument("--renders", type=int, default=160, help="that the probes learn from (default: 160)")
+    parser.add_argument("--renders", type=int, default=400, help="that the probes learn from (default: 400)")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where contact sheets go")
     given = parser.parse_args(arguments)
     looks = {"look": given.look, "control": given.control, "learner": given.learner}
