@@ -30,11 +30,11 @@ from ..pipeline import Pipeline, load, progress_stream
 from ..reference import read_given
 from ..show.video import check_writable, read_video
 from ..transformer import WanTransformer
-from .captions import write_caption
+from .captions import BRIEF_PROMPT, write_caption
 from .loop import Budget, Moment, fast_products, train
 from .styles import LOOKS
 from .train_transformer import DROPPED, draw_times, embed_captions
-from .world import draw_scene, render
+from .world import brief_scene, draw_scene, render
 
 PICTURES, VIDEOS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4", ".webm", ".mov", ".gif")
 CLIPS = 4  # at most, of one video
@@ -83,10 +83,15 @@ def _read_example(path: Path, caption: str | None, pipe: Pipeline) -> Iterator[E
 
 
 def render_examples(look: str, count: int = 64, *, first_seed: int = FIRST_SEED) -> list[Example]:
-    """Renders of random scenes in a look, each with a few captions that say nothing of it."""
-    scenes = [replace(draw_scene(first_seed + i), defect=None) for i in range(count)]
+    """Renders of random scenes in a look, every eighth of the brief's own, each with captions that say nothing of it."""
+    seeds = range(first_seed, first_seed + count)
+    scenes = [
+        brief_scene(seed) if i % 8 == 7 else replace(draw_scene(seed), defect=None)
+        for i, seed in enumerate(seeds)
+    ]
     videos = [LOOKS[look](render(scenes[i : i + 16])) for i in range(0, count, 16)]
     captions = [tuple(write_caption(scene, seed) for seed in range(3)) for scene in scenes]
+    captions[7::8] = [(BRIEF_PROMPT, *words[1:]) for words in captions[7::8]]
     return [Example(video, words) for video, words in zip(torch.cat(videos), captions, strict=True)]
 
 
