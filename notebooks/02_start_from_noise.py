@@ -173,7 +173,7 @@ for seconds in (1, 2, 5):
 # %%
 made = {}
 for name, text in (("sword", sword), ("lantern", lantern)):
-    for seed in (6, 5):
+    for seed in (6, 4):
         *_, last = pipe.denoise(pipe.draw_noise(seed=seed), text, steps=10)
         made[f"{name}, seed {seed}"] = pipe.decode(last.latent)
 
@@ -205,10 +205,10 @@ print(f"one seed, two prompts: {(gap[names[0], names[2]] + gap[names[1], names[3
 
 # %%
 # NBVAL_CHECK_OUTPUT
-*_, again = pipe.denoise(pipe.draw_noise(seed=5), lantern, steps=10)
+*_, again = pipe.denoise(pipe.draw_noise(seed=4), lantern, steps=10)
 print(
     "same seed, same settings, same video:",
-    bool((pipe.decode(again.latent) == made["lantern, seed 5"]).all()),
+    bool((pipe.decode(again.latent) == made["lantern, seed 4"]).all()),
 )
 
 # %% [markdown]
@@ -276,7 +276,7 @@ for t in (0.0, 0.5, 1.0):
 # NBVAL_CHECK_OUTPUT
 import math
 
-first, second = pipe.draw_noise(seed=6), pipe.draw_noise(seed=5)
+first, second = pipe.draw_noise(seed=6), pipe.draw_noise(seed=4)
 cosine = (first * second).sum() / (first.norm() * second.norm())
 print(f"the angle between two noises: {math.degrees(math.acos(cosine)):.0f} degrees")
 
@@ -325,7 +325,7 @@ from wan_tutorial.show import explore_walk
 book = explore_walk(
     lambda amount: pipe.denoise(walk_noise(first, second, amount), sword, steps=8),
     pipe.decode,
-    ends=("seed 6", "seed 5"),
+    ends=("seed 6", "seed 4"),
     fps=pipe.entry.fps,
 )
 

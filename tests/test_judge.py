@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from wan_tutorial.errors import WanError
 from wan_tutorial.mini import judge as module
 from wan_tutorial.mini.captions import FREE_PHRASINGS, words_in, write_caption
-from wan_tutorial.mini.evaluate import held_out_scenes, read_hue, render_scenes
+from wan_tutorial.mini.evaluate import flickering_hues, held_out_scenes, read_hue, render_scenes
 from wan_tutorial.mini.judge import (
     END,
     QUESTIONS,
@@ -145,13 +145,19 @@ def test_the_camera_is_measured():
 
 
 def test_the_hue_of_the_flames_is_measured():
+    """Whatever the camera does, and in dimmer light as well."""
     scenes = [
-        replace(draw_scene(seed), colour=colour, camera="still", defect=None)
-        for seed in range(4)
+        replace(draw_scene(seed, split="all"), colour=colour, defect=None)
+        for seed in range(8)
         for colour in COLOURS
     ]
-    seen = read_hue(render(scenes))
-    assert sum(a == scene.colour for a, scene in zip(seen, scenes, strict=True)) >= 18
+    videos = render(scenes)
+    right = [a == scene.colour for a, scene in zip(read_hue(videos), scenes, strict=True)]
+    assert sum(right) >= 38
+    hues = flickering_hues(videos)
+    assert hues.shape == (40, 162) and torch.allclose(hues.square().sum(1), torch.tensor(3.0))
+    brighter = flickering_hues((videos + 1) * 0.8 - 1)
+    assert (hues - brighter).abs().mean() < 0.01, "the same in dimmer light"
 
 
 # ----------------------------------------------------------------------------------------------- files

@@ -19,6 +19,7 @@ from wan_tutorial.lora import new_lora, read_lora, write_lora
 from wan_tutorial.mini import distill, evaluate_lora, loop, styles, train_lora
 from wan_tutorial.mini.captions import BRIEF_PROMPT
 from wan_tutorial.mini.judge import names_in
+from wan_tutorial.mini.linear_probe import LinearProbe
 from wan_tutorial.mini.train_vace import another_look
 from wan_tutorial.mini.world import draw_scene, render
 from wan_tutorial.noise import mix
@@ -291,10 +292,10 @@ def test_a_probe_learns_what_is_there_and_tells_it_from_chance():
     torch.manual_seed(0)
     features = torch.randn(120, 40)
     truths = ["yes" if row[3] > 0 else "no" for row in features]
-    probe = evaluate_lora.Probe.learn(features[:80], truths[:80])
+    probe = LinearProbe.learn(features[:80], truths[:80])
     right = sum(a == b for a, b in zip(probe.read(features[80:]), truths[80:], strict=True))
     assert right >= 34 and probe.values == ("no", "yes")
-    blind = evaluate_lora.Probe.learn(features[:80], random.Random(0).sample(truths[:80], 80))
+    blind = LinearProbe.learn(features[:80], random.Random(0).sample(truths[:80], 80))
     assert sum(a == b for a, b in zip(blind.read(features[80:]), truths[80:], strict=True)) < 32
 
 
@@ -304,7 +305,7 @@ def test_the_judges_eye_sees_neon():
     both = evaluate_lora.eye_features(judge, torch.cat([ordinary, styles.neon(ordinary)]))
     truths = ["plain"] * 16 + ["neon"] * 16
     learn = [i for i in range(32) if i % 16 < 10]
-    probe = evaluate_lora.Probe.learn(both[learn], [truths[i] for i in learn])
+    probe = LinearProbe.learn(both[learn], [truths[i] for i in learn])
     rest = [i for i in range(32) if i % 16 >= 10]
     assert sum(a == truths[i] for a, i in zip(probe.read(both[rest]), rest, strict=True)) >= 11
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wan_tutorial.errors import WanError
@@ -32,6 +31,7 @@ from wan_tutorial.mini.judge import (
     load_judge,
     scene_values,
 )
+from wan_tutorial.mini.linear_probe import LinearProbe
 from wan_tutorial.mini.styles import LOOKS
 from wan_tutorial.mini.world import draw_scene
 from wan_tutorial.pipeline import Pipeline, load
@@ -107,47 +107,12 @@ def eye_features(judge: Judge, videos: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A linear reading of features: which of some values is true."""
-
-    values: tuple[str, ...]
-    middle: Tensor
-    spread: Tensor
-    weight: Tensor  # (values, D)
-    bias: Tensor
-
-    @classmethod
-    def learn(cls, features: Tensor, truths: Sequence[str], *, ridge: float = 1e-2) -> Probe:
-        """Logistic regression on features (N, D), each scaled to spread 1."""
-        values = tuple(sorted(set(truths)))
-        target = torch.tensor([values.index(truth) for truth in truths])
-        middle, spread = features.mean(0), features.std(0) + 1e-4
-        scaled = (features - middle) / spread
-        weight = torch.zeros(len(values), features.shape[1], requires_grad=True)
-        bias = torch.zeros(len(values), requires_grad=True)
-        solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-        def closure() -> Tensor:
-            solver.zero_grad()
-            loss = F.cross_entropy(scaled @ weight.T + bias, target) + ridge * weight.square().sum()
-            loss.backward()
-            return loss
-
-        solver.step(closure)  # type: ignore[arg-type]
-        return cls(values, middle, spread, weight.detach(), bias.detach())
-
-    def read(self, features: Tensor) -> list[str]:
-        logits = (features - self.middle) / self.spread @ self.weight.T + self.bias
-        return [self.values[i] for i in logits.argmax(-1).tolist()]
-
-
-@dataclass(frozen=True)
 class LookReader:
     """Probes for a look: is it there, and what of the prompt is seen in it."""
 
     judge: Judge
-    style: Probe
-    attributes: dict[str, Probe]
+    style: LinearProbe
+    attributes: dict[str, LinearProbe]
 
     @classmethod
     def learn(
@@ -161,14 +126,14 @@ class LookReader:
             name: torch.cat([eye_features(judge, v), eye_features(judge, plain.reconstruct(pipe, v))])
             for name, v in ((look, styled), ("ordinary", ordinary))
         }
-        style = Probe.learn(
+        style = LinearProbe.learn(
             torch.cat(list(features.values())), [name for name in features for _ in range(2 * count)]
         )
         truths = [scene_values(scene) for scene in scenes] * 2
         attributes = {}
         for name in QUESTIONS:
             some = [i for i, truth in enumerate(truths) if name in truth]
-            attributes[name] = Probe.learn(features[look][some], [truths[i][name] for i in some])
+            attributes[name] = LinearProbe.learn(features[look][some], [truths[i][name] for i in some])
         return cls(judge, style, attributes)
 
     def measure(self, videos: Tensor, truths: Sequence[Mapping[str, str]], look: str) -> Row:

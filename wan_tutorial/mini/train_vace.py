@@ -328,7 +328,8 @@ def train_vace(
 
     All other weights stay bit for bit as they are. Mistakes count, and VACE's matrices are rounded now and then, as in
     `train_transformer`, whose `visibility` may be given as `visible`; with a `reader` the traits that a reference shows
-    and the painted scene has not count too. Blocks that say nothing yet begin as copies of their main blocks.
+    and the painted scene has not count too. Blocks that say nothing yet begin as copies of their main blocks. `batch`
+    counts answers: half as many samples, each asked twice.
     """
     torch.manual_seed(0)
     check_base(folder / "vace", model)
