@@ -96,7 +96,8 @@ show_figure(
 show_figure(plot_bars(took, y="seconds from noise to latent", title="What each way costs"))
 
 # %% [markdown]
-# **Notice** what four steps without guidance lose, and what the LoRA gives back of it, for the same time. How much that is
+# **Notice** what four steps without guidance lose, and what the LoRA gives back of it, for the same time: where its bar is
+# longer, that is the first run's work of putting it into the weights, which later runs find done. How much it gives back
 # depends on how long it was trained; further down it is measured.
 #
 # ## Look: what is in the file
