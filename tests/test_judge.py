@@ -156,8 +156,8 @@ def test_the_hue_of_the_flames_is_measured():
     assert sum(right) >= 38
     hues = flickering_hues(videos)
     assert hues.shape == (40, 162) and torch.allclose(hues.square().sum(1), torch.tensor(3.0))
-    brighter = flickering_hues((videos + 1) * 0.8 - 1)
-    assert (hues - brighter).abs().mean() < 0.01, "the same in dimmer light"
+    dimmer = flickering_hues((videos + 1) * 0.8 - 1)
+    assert (hues - dimmer).abs().mean() < 0.01, "the same in dimmer light"
 
 
 # ----------------------------------------------------------------------------------------------- files

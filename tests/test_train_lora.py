@@ -257,8 +257,7 @@ def test_distilling_comes_nearer_to_the_teacher_in_the_causvid_format(pipe, tmp_
         settings = pipe.settings(steps=4, guidance=1.0)
         pipe.rack.put_on(pipe.transformer, pipe.rack.read([(lora, 1.0)] if lora else []))
         with torch.no_grad():
-            picks = list(range(8))
-            picks = [number for number in picks if not distill.is_shown(number)]
+            picks = [number for number in range(8) if not distill.is_shown(number)]
             places, times = distill.walk(
                 pipe.transformer, lectures.noise(picks), lectures.texts(picks), settings
             )

@@ -71,9 +71,7 @@ GUIDED_WEIGHT = 0.25  # what it counts once more, in what guidance makes of the 
 GUIDANCE = 4.0  # the most of it
 NOTHING_SHARE = 0.25  # of the other tasks
 DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
-TRAITS_WEIGHT = (
-    2.0  # beside a reference: what a nat of its traits' cross-entropy counts, in what guidance makes
-)
+TRAITS_WEIGHT = 2.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
 
 
