@@ -183,6 +183,22 @@ def test_opening_a_large_file_takes_no_memory(tmp_path, suffix):
     assert float(read_tensors(path).tensors["big"][0]) == 1
 
 
+def test_a_file_larger_than_memory_is_mapped_to_be_read_only(packed, monkeypatch):
+    """Linux refuses a map that could be written to and has no room for it."""
+    usual, mapped = read_tensors(packed).tensors, np.memmap
+
+    def refused(path, mode):
+        if mode == "c":
+            raise OSError(12, "Cannot allocate memory")
+        return mapped(path, mode=mode)
+
+    monkeypatch.setattr(np, "memmap", refused)
+    for name, tensor in read_tensors(packed).tensors.items():
+        same = usual[name]
+        raw = [t.raw if isinstance(t, QuantizedTensor) else t for t in (tensor, same)]
+        assert torch.equal(*raw)
+
+
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model.diffusion_model."])
 def test_checkpoint_prefixes_are_taken_off(tmp_path, prefix):
     names = ["head.modulation", "blocks.0.self_attn.q.weight", "blocks.0.ffn.0.weight"]

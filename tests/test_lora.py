@@ -187,6 +187,16 @@ def test_in_half_precision_the_wide_layers_do_not_overflow(state, inputs):
             assert torch.allclose(each.vace_blocks[0].proj_out(x) - without, x, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["packed", "plain"])
+def test_an_update_with_a_bias_answers_in_the_layers_own_type(state, inputs, tmp_path, kind):
+    """A bias in float32 would widen query, key, value and feed-forward, and the plan of the memory with them."""
+    model = build_transformer(packed(state) if kind == "packed" else state, compute_dtype=torch.bfloat16)
+    read_lora(written(tmp_path, causvid_state(state))).apply_to(model)
+    layer = model.blocks[0].attn1.to_q
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(1, 3, 256)).dtype == torch.bfloat16
+
+
 # ------------------------------------------------------------------------------------------------- spellings
 
 

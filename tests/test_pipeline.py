@@ -26,7 +26,15 @@ from wan_tutorial import pipeline as module
 from wan_tutorial.errors import WanError
 from wan_tutorial.files import read_tensors, write_gguf, write_safetensors
 from wan_tutorial.machine import hardware, weights
-from wan_tutorial.machine.hardware import Machine, StageMeter, judge_models, place_model
+from wan_tutorial.machine.hardware import (
+    Machine,
+    StageMeter,
+    judge_models,
+    place_model,
+    plan_here,
+    this_card,
+    usual_run,
+)
 from wan_tutorial.machine.weights import MINI, MODELS, WAN_14B_Q3, find_files, find_model
 from wan_tutorial.pipeline import Pipeline, load
 from wan_tutorial.reference import FITS, read_given
@@ -353,6 +361,24 @@ def test_on_the_processor_of_a_machine_with_a_gpu_the_plan_is_the_processors(fil
     assert seen == [None] and "T4" not in notice
 
 
+def test_on_a_card_too_small_for_two_networks_the_others_leave(files, pipe, monkeypatch):
+    """Stages called by themselves, too, never hold what the next one needs."""
+    on_card = replace(pipe.placement, device=torch.device("cuda"))
+    for free, stays in ((20 * 10**9, True), (10**9, False)):
+        heavy = Pipeline(replace(MINI, light=False), files, pipe.placement)
+        heavy.part("text_encoder")
+        monkeypatch.setattr(heavy, "placement", on_card)
+        monkeypatch.setattr(module, "read_machine", lambda free=free: replace(T4, gpu_memory_free=free))
+        heavy._make_room("transformer")
+        assert ("text_encoder" in heavy._parts) is stays
+
+
+def test_the_plan_counts_the_files_that_are_there(files, pipe):
+    own = Pipeline(WAN_14B_Q3, files, pipe.placement)
+    for role, path in files.items():
+        assert own.entry.files[role].bytes == Path(path).stat().st_size
+
+
 # ------------------------------------------------------------------------------------------------ against diffusers
 
 
@@ -538,10 +564,14 @@ def test_placement_follows_the_machine_and_gives_reasons():
     on_t4 = place_model(WAN_14B_Q3, T4)
     assert on_t4.device.type == "cuda" and on_t4.dtype == torch.float16 and "bfloat16" in on_t4.dtype_why
     assert (on_t4.text_device.type, on_t4.vae_dtype, on_t4.widen_budget_bytes) == ("cuda", torch.float16, 0)
-    small = place_model(WAN_14B_Q3, replace(T4, gpu_memory=7 * 10**9))
-    assert small.device.type == "cuda" and small.text_device.type == "cpu"
+    for busy in (replace(T4, gpu_memory=7 * 10**9), replace(T4, gpu_memory_free=6 * 10**9)):
+        small = place_model(WAN_14B_Q3, busy)
+        assert small.device.type == "cuda" and small.text_device.type == "cpu"
+    assert this_card(replace(T4, gpu_memory_free=6 * 10**9)).vram < 7 * 10**9
+    assert plan_here(MINI, usual_run(MINI), T4).card.vram == 0
     assert place_model(WAN_14B_Q3, replace(T4, gpu_bf16=True)).dtype == torch.bfloat16
-    assert place_model(MINI, T4).dtype == torch.float32
+    small = place_model(MINI, T4)
+    assert (small.dtype, small.device.type) == (torch.float32, "cpu")
     with pytest.raises(WanError, match="cuda needs an NVIDIA GPU"):
         place_model(MINI, LAPTOP, device="cuda")
     with pytest.raises(WanError, match="A device is cpu or cuda, not 'toaster'"):

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -355,8 +356,7 @@ def _checked(header: Header, size: int) -> Header:
 
 
 def _map_gguf(header: Header) -> dict[str, AnyTensor]:
-    # Copy on write, so that torch gets memory it may write to; the file itself never changes.
-    data = np.memmap(header.path, mode="c")
+    data = _mapped(header.path)
     plain = {**_GGUF_FLOATS, **_GGUF_INTEGERS}
     tensors: dict[str, AnyTensor] = {}
     for entry in header.entries:
@@ -373,6 +373,18 @@ def _map_gguf(header: Header) -> dict[str, AnyTensor]:
     return tensors
 
 
+def _mapped(path: Path) -> np.memmap:
+    """A file's bytes. Copy on write, so that torch gets memory it may write to; the file itself never changes.
+
+    Of a file larger than RAM and swap together Linux maps only what nobody may write to.
+    """
+    try:
+        return np.memmap(path, mode="c")
+    except OSError:
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return np.memmap(path, mode="r")
+
+
 def _map_safetensors(header: Header) -> dict[str, AnyTensor]:
     from safetensors import SafetensorError, safe_open
 
@@ -381,6 +393,10 @@ def _map_safetensors(header: Header) -> dict[str, AnyTensor]:
             return {entry.name: file.get_tensor(entry.name) for entry in header.entries}
     except SafetensorError as error:
         raise WanError(f"{header.path.name} is damaged: {error}; download it again.") from error
+    except RuntimeError as error:  # larger than RAM and swap together
+        raise WanError(
+            f"{header.path.name} cannot be mapped into memory ({error}): choose a smaller file."
+        ) from error
 
 
 def stripped_names(names: list[str]) -> dict[str, str]:

@@ -468,20 +468,25 @@ class _Update:
     def __init__(self, change: Change, layer: nn.Module) -> None:
         home: Any = layer.raw if isinstance(layer, PackedLinear) else layer.weight
         self.layer, self.scale, self.strength = layer, change.scale, 0.0
-        self.parts = {
-            name: part.to(home.device) for name, part in change.tensors().items() if name != "alpha"
+        self.parts = {  # what is being trained stays where it is: a copy would not learn
+            name: part if part.requires_grad else part.to(home.device)
+            for name, part in change.tensors().items()
+            if name != "alpha"
         }
         self.hook: Any = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)"""
         part = {name: tensor.to(x) for name, tensor in self.parts.items()}  # to where the layer visits
-        y: Tensor | float = 0.0
-        if "down" in part:
-            y = F.linear(F.linear(x, part["down"].flatten(1)), part["up"].flatten(1)) * self.scale
+        bias = part["bias"] * self.strength if "bias" in part else None
+        if "down" in part:  # the numbers go to the thin side
+            thin = F.linear(x, part["down"].flatten(1)) * (self.scale * self.strength)
+            y = F.linear(thin, part["up"].flatten(1), bias)
+            return y + F.linear(x, part["weight"]) * self.strength if "weight" in part else y
         if "weight" in part:
-            y = y + F.linear(x, part["weight"])
-        return (y + part["bias"] if "bias" in part else y) * self.strength  # type: ignore[return-value]
+            return F.linear(x, part["weight"] * self.strength, bias)
+        assert bias is not None
+        return bias
 
     def set(self, strength: float) -> None:
         self.strength = strength

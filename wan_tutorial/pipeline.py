@@ -141,6 +141,15 @@ def load(
     return pipeline
 
 
+def _sized(entry: ModelEntry, files: Mapping[str, Path]) -> ModelEntry:
+    """The entry with the sizes of the files that are there, which may not be the catalogue's: the plan asks for them."""
+    sizes = {role: path.stat().st_size for role, path in files.items() if path.exists()}
+    return replace(
+        entry,
+        files={role: replace(file, bytes=sizes.get(role, file.bytes)) for role, file in entry.files.items()},
+    )
+
+
 def _examine(files: Mapping[str, Path]) -> None:
     """WanError for a file of another kind or cut short, and for another model's VAE, which a heavy model reads last."""
     for role, path in files.items():
@@ -158,7 +167,8 @@ class Pipeline:
     """The three networks of one model, and the stages as verbs."""
 
     def __init__(self, entry: ModelEntry, files: Mapping[str, Path], placement: Placement) -> None:
-        self.entry, self.files, self.placement = entry, dict(files), placement
+        self.files, self.placement = dict(files), placement
+        self.entry = entry if entry.light else _sized(entry, self.files)
         self.meter = StageMeter(placement.device)  # what loading took
         self.blocks_in_ram = False  # where the transformer's blocks rest
         self._parts: dict[str, Any] = {}
@@ -187,12 +197,21 @@ class Pipeline:
     def part(self, role: str) -> Any:
         """One of the networks; read from its file at the first call."""
         if role not in self._parts:
+            self._make_room(role)
             file = read_tensors(self.files[role]).require(_KINDS[role])
             try:
                 self._parts[role] = self._build(role, file.tensors)
             except WanError as error:
                 raise WanError(f"{file.path.name}: {error}") from error
         return self._parts[role]
+
+    def _make_room(self, role: str) -> None:
+        """On a card that does not hold all three networks of a heavy model, the others leave."""
+        if not self.entry.light and self.placement.device.type == "cuda":
+            needed = 1.2 * self.files[role].stat().st_size + 2 * 10**9
+            if read_machine().gpu_memory_free < needed:
+                for other in ROLES:
+                    self.free(other)
 
     def free(self, role: str) -> None:
         """Give back the memory of a network that has done its work; a light model keeps them all."""
@@ -341,23 +360,30 @@ class Pipeline:
                 f"One latent of {LATENT_CHANNELS} channels is decoded at a time, not {tuple(latent.shape)}: try latent[:1]."
             )
         _, _, frames, height, width = latent.shape
-        size = VideoSize(8 * width, 8 * height, 4 * frames - 3)
-        tiled = must_tile(self.entry, size, self.vae.dtype, self._machine())
+        tiled = self._must_tile(8 * width, 8 * height, 4 * frames - 3)
         video = self.vae.decode(latent, tiled=tiled)[0]
         return video.permute(1, 2, 3, 0).cpu()  # (3, f, h, w) -> (f, h, w, 3)
 
     def encode(self, video: Tensor) -> Tensor:
         """Pixels to a latent: (frames, height, width, 3) in [-1, 1] -> (1, 16, F, H, W)."""
         _check_pixels(video, "video to encode")
-        return self.vae.encode(video.permute(3, 0, 1, 2)[None])  # (1, 3, f, h, w) ->
+        frames, height, width, _ = video.shape
+        tiled = self._must_tile(width, height, frames)
+        return self.vae.encode(video.permute(3, 0, 1, 2)[None], tiled=tiled)  # (1, 3, f, h, w) ->
 
     def encode_context(self, given: Given) -> VaceContext:
         """What is given, in pixels, to what the VACE blocks look at; its `tensor` goes to `denoise`."""
         if not isinstance(given, Given):
             raise WanError(f"What is given is read first: try encode_context(read_given(size, reference=...)), not "
                            f"{_kind(given)}.")  # fmt: skip
-        tiled = must_tile(self.entry, given.size, self.vae.dtype, self._machine())
+        tiled = self._must_tile(given.size.width, given.size.height, given.size.frames)
         return encode_context(self.vae, given, tiled=tiled)
+
+    def _must_tile(self, width: int, height: int, frames: int) -> bool:
+        """Whether the VAE has to work in tiles, as this machine stands now."""
+        if self.entry.light:
+            return False
+        return must_tile(self.entry, VideoSize(width, height, frames), self.vae.dtype, self._machine())
 
     # ---------------------------------------------------------------------------------------------- all of it
 

@@ -545,9 +545,11 @@ class PackedLinear(nn.Module):
             with torch.autocast(device, enabled=False):
                 return self(x.float())
         weight = self.dequantize(dtype) if self.widened is None else self.widened.to(dtype)
-        y = F.linear(x.to(dtype), weight, None if self.bias is None else self.bias.to(dtype))
-        for update in self.updates:
-            y = y + update(x)
+        x = x.to(dtype)
+        y = F.linear(x, weight, None if self.bias is None else self.bias.to(dtype))
+        with torch.autocast(device, enabled=False):  # the updates answer in the layer's own type
+            for update in self.updates:
+                y = y + update(x)
         return y
 
     def extra_repr(self) -> str:

@@ -266,6 +266,7 @@ class WanTransformer(nn.Module):
                     x = x + hint * strengths[n]
                     embedded = hint = None  # only the first VACE block looks at the latent itself
             velocity = self._head(x, time, grid)
+        del x, context, words  # a search for an overflow looks once more
         if self.compute_dtype != torch.float32 and not velocity.isfinite().all():
             raise WanError(
                 f"{self._first_overflow(latent, timestep, text, vace_context, vace_strength)} gives numbers that "

@@ -59,13 +59,13 @@ def download(name: str, folder: str | Path | None = None, *, verify: bool = Fals
     for here in filter(None, found.values()):
         _check_whole(here)
     missing = [file for file, path in found.items() if path is None]
-    told = {file: _ask_hub(file) for file in missing}
-    _check_disk(folder, sum(sent.size or 0 for sent in told.values()))
+    _check_disk(folder, sum(_ask_hub(file).size or 0 for file in missing))
     for file, path in found.items():
         if path and verify and file.repository:
             recorded = _read_record(folder).get(path.name, {}).get("sha256")
             _verify(path, recorded or _checksum_told(_ask_hub(file)))
-    return [found[file] or _fetch(file, told[file], folder) for file in files]
+    # Each is asked for again just before it comes: the hub's addresses are good for about an hour.
+    return [found[file] or _fetch(file, _ask_hub(file), folder) for file in files]
 
 
 def _fetch(file: ModelFile, sent: HfFileMetadata, folder: Path) -> Path:

@@ -49,7 +49,7 @@ class Machine:
     disk_free: int
     gpu: str | None = None  # an NVIDIA GPU that PyTorch can use
     gpu_memory: int = 0
-    gpu_memory_free: int = 0
+    gpu_memory_free: int = 0  # for this process: what PyTorch keeps in store counts
     gpu_bf16: bool = False  # computes in bfloat16 (Ampere and later; a T4 does not)
 
 
@@ -73,7 +73,7 @@ def read_machine() -> Machine:
         machine,
         gpu=torch.cuda.get_device_name(),
         gpu_memory=total,
-        gpu_memory_free=free,
+        gpu_memory_free=free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(),
         gpu_bf16=torch.cuda.get_device_capability() >= (8, 0),
     )
 
@@ -104,7 +104,7 @@ def place_model(
     widen_budget_bytes: int | None = None,
 ) -> Placement:
     """Choose device, number format and the memory for widened weights; what is given is taken as it is."""
-    chosen, device_why = _choose_device(machine, device)
+    chosen, device_why = _choose_device(entry, machine, device)
     if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
         raise WanError(
             f"A number format is torch.float32, torch.float16 or torch.bfloat16, not {dtype!r}: leave it out."
@@ -113,7 +113,8 @@ def place_model(
         (dtype, "as asked for") if dtype is not None else _choose_dtype(entry, machine, chosen)
     )
     on_gpu = chosen.type == "cuda"
-    text_fits = entry.light or machine.gpu_memory * SPARE > CUDA_CONTEXT + text_memory(entry)
+    room = min(machine.gpu_memory * SPARE - CUDA_CONTEXT, machine.gpu_memory_free)
+    text_fits = entry.light or room > text_memory(entry)
     text_device = chosen if on_gpu and text_fits else torch.device("cpu")
     vae_dtype = number if on_gpu and not entry.light else torch.float32
     if widen_budget_bytes is not None:
@@ -132,8 +133,12 @@ def place_model(
     return Placement(chosen, device_why, number, dtype_why, widen, widen_why, text_device, vae_dtype)
 
 
-def _choose_device(machine: Machine, asked: str | torch.device | None) -> tuple[torch.device, str]:
+def _choose_device(
+    entry: ModelEntry, machine: Machine, asked: str | torch.device | None
+) -> tuple[torch.device, str]:
     if asked is None:
+        if entry.light:  # so that a lesson's own tensors and the model's are always on one device
+            return torch.device("cpu"), "the model is small"
         if machine.gpu:
             return torch.device("cuda"), f"there is a GPU, {machine.gpu}"
         return torch.device("cpu"), "there is no NVIDIA GPU that PyTorch can use"
@@ -182,7 +187,7 @@ def _judge_model(entry: ModelEntry, machine: Machine) -> Verdict:
     if machine.memory < entry.memory_needed:
         needs, has = spoken_bytes(entry.memory_needed), spoken_bytes(machine.memory)
         return Verdict(entry.name, False, f"it needs {needs} of memory, and this machine has {has}")
-    plan = plan_run(entry, this_card(machine), usual_run(entry))
+    plan = plan_here(entry, usual_run(entry), machine)
     fitting = plan.nearest if plan.nearest and machine.gpu else None
     if not plan.fits and not fitting:
         return Verdict(entry.name, False, f"{plan.problem} (predicted)")
@@ -211,7 +216,9 @@ def this_card(machine: Machine) -> Card:
         (card for card in CARDS.values() if card.vram), key=lambda card: abs(card.vram - machine.gpu_memory)
     )
     source = near[0].source if known else f"assumed: as the card {near[0].name} of the table"
-    return Card(machine.gpu, machine.gpu_memory, machine.memory, near[0].speed, machine.gpu_bf16, source)
+    own = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0  # given back before a run
+    vram = min(machine.gpu_memory, machine.gpu_memory_free + own + CUDA_CONTEXT)
+    return Card(machine.gpu, vram, machine.memory, near[0].speed, machine.gpu_bf16, source)
 
 
 def must_tile(entry: ModelEntry, size: VideoSize, dtype: torch.dtype, machine: Machine) -> bool:
@@ -226,8 +233,9 @@ def must_offload(entry: ModelEntry, run: Run, device: torch.device) -> bool:
 
 
 def plan_here(entry: ModelEntry, run: Run, machine: Machine | None = None) -> Plan:
-    """What a run will take on this machine."""
-    return plan_run(entry, this_card(machine or read_machine()), run)
+    """What a run will take on this machine; a light model runs on its processor."""
+    machine = machine or read_machine()
+    return plan_run(entry, this_card(replace(machine, gpu=None) if entry.light else machine), run)
 
 
 def spoken_bytes(count: int | float) -> str:

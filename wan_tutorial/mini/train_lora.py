@@ -164,9 +164,10 @@ class Lessons:
         picks = torch.randint(len(self.latents), (BATCH,)).tolist()
         said = [0 if random.random() < DROPPED else random.randrange(1, len(self.texts[i])) for i in picks]
         text = torch.stack([self.texts[i][n] for i, n in zip(picks, said, strict=True)])
-        clean, t = self.latents[picks], draw_times(BATCH)
+        clean = self.latents[picks]
+        t = draw_times(BATCH).to(clean.device)
         noise = torch.randn_like(clean)
-        with fast_products("cpu"):
+        with fast_products(clean.device):
             velocity = model(mix(clean, noise, t), 1000 * t, text)
         return (velocity.float() - (noise - clean)).square().mean()
 

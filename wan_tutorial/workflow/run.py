@@ -339,10 +339,13 @@ class _Runner:
             pictures["reference"] = pictures["reference"][0]  # the node takes one
         empty = self._new_latent(node)
         given = read_given(empty.size, **pictures, fit="crop")
+        self.pipe.free("text_encoder")
         context = self.pipe.encode_context(given)
+        self.pipe.free("vae")
         self.words += [f"Given: {given}.", *given.notices]
         told = (replace(prompt, context=context, strength=strength) for prompt in (positive, negative))
-        longer = replace(empty, latent=torch.cat([torch.zeros_like(context.references), empty.latent], dim=2))
+        front = torch.zeros_like(context.references).to(empty.latent)
+        longer = replace(empty, latent=torch.cat([front, empty.latent], dim=2))
         return (*told, longer, context.extra_frames)
 
     def _new_latent(self, node: Node) -> LatentValue:
