@@ -7,6 +7,7 @@ import torch
 from small import packed, small_transformer_state, write_small_model
 
 from wan_tutorial.machine.benchmark import (
+    PAGE,
     Ours,
     Theirs,
     dense,
@@ -15,6 +16,7 @@ from wan_tutorial.machine.benchmark import (
     stage_table,
     step_seconds,
     with_diffusers_layers,
+    with_section,
 )
 from wan_tutorial.machine.hardware import place_model, read_machine
 from wan_tutorial.machine.weights import MINI
@@ -72,3 +74,23 @@ def test_both_sides_of_the_table_do_the_same(tmp_path):
 
 def test_ratios_are_those_of_the_turns():
     assert spoken_ratio([2.0, 6.0, 3.0], [1.0, 2.0, 2.0]) == "2.00 (1.50 to 3.00)"
+
+
+def test_a_section_of_the_page_takes_the_place_of_its_own(tmp_path):
+    page = with_section(with_section(PAGE, "## a\n\none\n"), "## b\n\ntwo\n")
+    again = with_section(page, "## a\n\nthree\n")
+    assert (
+        again == PAGE + "\n## a\n\nthree\n\n## b\n\ntwo\n" and with_section(again, "## b\n\ntwo\n") == again
+    )
+
+
+def test_without_the_text_no_text_encoder_is_read(tmp_path):
+    pytest.importorskip("accelerate", reason="diffusers reads GGUF files only with accelerate")
+    files, size = vars(write_small_model(tmp_path)), VideoSize(32, 32, 5)
+    entry = replace(MINI, guidance=4.0, text_length=16)
+    place = place_model(entry, read_machine(), device="cpu")
+    ours, theirs = (side(entry, files, place, size, 2, speaks=False) for side in (Ours, Theirs))
+    took = stage_seconds(ours, theirs, rounds=1, stages=("load", "step"))
+    assert (
+        list(took) == ["load", "step"] and not hasattr(ours, "encoder") and theirs.pipe.text_encoder is None
+    )

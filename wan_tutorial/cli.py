@@ -181,7 +181,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     add("--transformer", metavar="FILE", help="your own file in place of the model's (.gguf)")
     add("--text-encoder", metavar="FILE", help="the same (.safetensors)")
     add("--vae", metavar="FILE", help="the same (.safetensors)")
-    add("--device", metavar="NAME", help="cpu or cuda (default: a GPU if there is one)")
+    add("--device", metavar="NAME", help="cpu or cuda (default: for a heavy model a GPU if there is one)")
     add = parser.add_argument_group("what to write").add_argument
     add(
         "--output",

@@ -6,16 +6,18 @@ Five things are timed on both sides: loading, the text, one guided step, decodin
 memory, and take turns, so that a noisy machine disturbs both alike; only ratios are worth comparing. Where diffusers has
 no way of its own to read a file (a scaled fp8 text encoder, a VAE of another size), its side gets transformers' and its
 own class with the weights widened, as everybody does it. For a light model there is a second table: four ways to hold
-packed weights. `--folder` may hold any files of the real names, such as a stand-in's.
+packed weights. `--folder` may hold any files of the real names, such as a stand-in's. `--stages` leaves some out: without
+the text no text encoder is loaded, which takes 23 GB widened, and random embeddings take its place.
 """
 
 import argparse
 import json
 import platform
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +37,7 @@ from wan_tutorial.text import TextShape, load_text_encoder, new_text_encoder
 from wan_tutorial.transformer import TransformerShape, WanTransformer, build_transformer
 from wan_tutorial.vae import LATENT_MEAN, LATENT_STD, VaeShape, load_vae, new_autoencoder, to_diffusers_names
 
+STAGES = ("load", "text", "step", "decode", "run")
 PROMPTS = ("a sword in a pile of burning wood, glowing embers and smoke", "bad quality, blurry")
 SHIFT = 5.0
 Action = Callable[[], Any]
@@ -44,16 +47,25 @@ class Ours:
     """The kit's stages on a model's files."""
 
     def __init__(
-        self, entry: ModelEntry, files: Mapping[str, Path], place: Placement, size: VideoSize, steps: int
+        self,
+        entry: ModelEntry,
+        files: Mapping[str, Path],
+        place: Placement,
+        size: VideoSize,
+        steps: int,
+        *,
+        speaks: bool = True,
     ):
         self.entry, self.files, self.place, self.size = entry, files, place, size
         self.guidance = entry.guidance
         self.settings = SamplingSettings(steps, entry.guidance, SHIFT, "uni_pc_diffusers", "diffusers")
         self.noise = draw_noise(size, seed=0).to(place.device)
+        self.speaks = speaks  # whether there is a text encoder
 
     def load(self) -> None:
         state = {role: read_tensors(path).tensors for role, path in self.files.items()}
-        self.encoder = load_text_encoder(state["text_encoder"], device=self.place.text_device)
+        if self.speaks:
+            self.encoder = load_text_encoder(state["text_encoder"], device=self.place.text_device)
         self.transformer = build_transformer(
             state["transformer"],
             compute_dtype=self.place.dtype,
@@ -63,6 +75,9 @@ class Ours:
         self.vae = load_vae(state["vae"], dtype=self.place.vae_dtype).to(self.place.device)
 
     def text(self) -> Tensor:
+        if not self.speaks:
+            width = TransformerShape.of(read_tensors(self.files["transformer"]).tensors).text_dim
+            return torch.randn(2, 1, self.entry.text_length, width, device=self.place.device)
         encoded = [self.encoder.encode(prompt, self.entry.text_length) for prompt in PROMPTS]
         return torch.stack([one.embedding for one in encoded])[:, None].to(self.place.device)  # (2, 1, L, D)
 
@@ -97,13 +112,16 @@ class Theirs(Ours):
         from diffusers import UniPCMultistepScheduler, WanVACEPipeline
 
         state = {role: read_tensors(self.files[role]).tensors for role in ("text_encoder", "vae")}
-        self.tokenizer = load_text_encoder(state["text_encoder"]).tokenizer
+        encoder = None
+        if self.speaks:
+            self.tokenizer = load_text_encoder(state["text_encoder"]).tokenizer
+            encoder = widened_text_encoder(state["text_encoder"]).to(self.place.text_device)
         scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
         )
         self.pipe = cast(Any, WanVACEPipeline)(
             tokenizer=None,
-            text_encoder=widened_text_encoder(state["text_encoder"]).to(self.place.text_device),
+            text_encoder=encoder,
             vae=self._vae(state["vae"]),
             scheduler=scheduler,
             transformer=self._transformer(),
@@ -230,14 +248,20 @@ def take_turns(actions: Mapping[str, Action], *, rounds: int, warm_up: int = 1) 
     return took
 
 
-def stage_seconds(ours: Ours, theirs: Theirs, *, rounds: int) -> dict[str, dict[str, list[float]]]:
+def stage_seconds(
+    ours: Ours, theirs: Theirs, *, rounds: int, stages: Sequence[str] = STAGES
+) -> dict[str, dict[str, list[float]]]:
     """Stage -> side -> seconds; both sides get the same embeddings, context and latent."""
     sides = {"ours": ours, "diffusers": theirs}
     took = {"load": take_turns({name: side.load for name, side in sides.items()}, rounds=min(rounds, 3))}
     text, context, latent = ours.text(), ours.context(), ours.noise
-    for stage, more in {"text": (), "step": (text, context), "decode": (latent,), "run": ()}.items():
-        actions = {name: _bound(getattr(side, stage), more) for name, side in sides.items()}
-        took[stage] = take_turns(actions, rounds=rounds)
+    given: dict[str, tuple[Tensor, ...]] = {"step": (text, context), "decode": (latent,)}
+    for stage in stages:
+        if stage != "load":
+            actions = {
+                name: _bound(getattr(side, stage), given.get(stage, ())) for name, side in sides.items()
+            }
+            took[stage] = take_turns(actions, rounds=rounds)
     return took
 
 
@@ -316,23 +340,37 @@ def ways_table(took: Mapping[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def page_of(settings: str, stages: str, ways: str) -> str:
-    """The page that the tables stand on."""
+PAGE = """# How long it takes, beside diffusers
+
+Written by `python -m wan_tutorial.machine.benchmark`. Both sides took turns in one run. Ratios are medians of the turns, in
+brackets the smallest and the largest; below 1 the kit is faster. Seconds, on a CPU those of the processor, belong to the
+machine of the day.
+
+The 14B model's files are stand-ins of full size, with every name, shape and type of the real ones and made-up weights
+(`tests/full_size.py`); nothing has been timed on a GPU. At 64x64x1 nearly all of a step is unpacking.
+"""
+
+
+def section(model: str, settings: str, stages: str, ways: str) -> str:
+    """What the page says of one model."""
     import diffusers
 
     versions = (
         f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}, Python {platform.python_version()}"
     )
-    parts = [
-        "# How long it takes, beside diffusers",
-        f"Written by `python -m wan_tutorial.machine.benchmark`: {settings}. {versions}.",
-        "Both sides took turns in one run. Ratios are medians of the turns, in brackets the smallest and the largest; below "
-        "1 the kit is faster. Seconds, on a CPU those of the processor, belong to the machine of the day.",
-        stages,
-    ]
+    parts = [f"## {model}", f"{settings}. {versions}.", stages]
     if ways:
         parts += ["The same weights, held in four ways:", ways]
     return "\n\n".join(parts) + "\n"
+
+
+def with_section(page: str, new: str) -> str:
+    """The page with this section in place of the one of the same title, or at its end."""
+    head, *sections = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    titles = [one.splitlines()[0] for one in sections]
+    place = titles.index(new.splitlines()[0]) if new.splitlines()[0] in titles else len(titles)
+    sections[place : place + 1] = [new]
+    return "\n\n".join(part.strip() for part in (head, *sections)) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -341,11 +379,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--model", default="mini")
     parser.add_argument("--folder", type=Path, help="your models folder, or a stand-in's")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument("--device", help="cpu or cuda (default: for a heavy model a GPU if there is one)")
     parser.add_argument("--size", help="WIDTHxHEIGHTxFRAMES (default: the model's own)")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="loading is always one")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write a markdown page")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -353,19 +392,23 @@ def main(arguments: list[str] | None = None) -> int:
     files = find_files(entry, folder=options.folder)
     place = place_model(entry, machine, device=options.device)
     size = VideoSize.parse(options.size) if options.size else entry.size
-    sides = (Ours(entry, files, place, size, options.steps), Theirs(entry, files, place, size, options.steps))
+    speaks = "text" in options.stages or "run" in options.stages
+    ours = Ours(entry, files, place, size, options.steps, speaks=speaks)
+    theirs = Theirs(entry, files, place, size, options.steps, speaks=speaks)
     where = machine.gpu if place.device.type == "cuda" else f"a processor, threads: {options.threads}"
-    page = page_of(
-        f"{entry.name} at {size}, {options.steps} steps, guidance {entry.guidance:g}, "
+    table = section(
+        entry.name,
+        f"At {size}, {options.steps} steps, guidance {entry.guidance:g}, "
         f"{str(place.dtype).removeprefix('torch.')}, on {where}; {options.rounds} turns",
-        stage_table(stage_seconds(*sides, rounds=options.rounds)),
+        stage_table(stage_seconds(ours, theirs, rounds=options.rounds, stages=options.stages)),
         ways_table(step_seconds(ways_to_hold(files["transformer"]), rounds=options.rounds))
         if entry.light
         else "",
     )
+    print(table)
     if options.write:
-        options.write.write_text(page)
-    print(page)
+        before = options.write.read_text() if options.write.exists() else PAGE
+        options.write.write_text(with_section(before, table))
     return 0
 
 
