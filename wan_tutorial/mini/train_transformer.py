@@ -267,7 +267,7 @@ class Rounding:
             return
         if step % 20 == 0 or not self.errors:
             exact = [matrix.detach() for matrix in self.matrices]
-            self.errors = [QuantizedTensor.from_weights(m, "Q3_K").dequantize() - m for m in exact]
+            self.errors = [QuantizedTensor.from_weights(m, "Q3_K").dequantize().to(m) - m for m in exact]
         with torch.no_grad():
             torch._foreach_add_(self.matrices, self.errors)
         try:

@@ -102,7 +102,8 @@ def grow_into_time(model: AutoencoderKLWan) -> None:
             module.weight[:, :, :-1] *= 0.1
         if isinstance(module, WanResample) and "3d" in module.mode:
             weight = module.time_conv.weight  # (C or 2C, C, 3, 1, 1)
-            same = torch.eye(weight.shape[1]).repeat(weight.shape[0] // weight.shape[1], 1)[..., None, None]
+            same = torch.eye(weight.shape[1], device=weight.device)
+            same = same.repeat(weight.shape[0] // weight.shape[1], 1)[..., None, None]
             weight *= 0.1
             weight[:, :, 2] += same if module.mode == "upsample3d" else same / 2
             weight[:, :, 1] += 0 if module.mode == "upsample3d" else same / 2
