@@ -10,7 +10,7 @@
 #
 # The model here is a *scale model* of Wan2.1-VACE-14B: the same architecture, the same tensor names, the same kinds of
 # file as the real one, only small, and trained on one subject: a fireside.
-# Everything you do with it you can do with the real one by changing one name.
+# The same code reads the real one: it is one name in a cell (not yet tried on the real weights).
 
 # %% [markdown] tags=["colab"]
 # *To open this lesson in Colab from a clone: run `pip wheel . --no-deps`, open
@@ -191,7 +191,8 @@ show_figure(
 )
 
 # %% [markdown]
-# **Notice** the order in which things come: the place of the fire, its colours, its edges. Lesson 03 measures it.
+# **Notice** the order in which things come: the fire and its glow first, then the sword, then embers and edges. Lesson 03
+# measures layout against detail.
 #
 # ## Build: the shape of a latent
 #

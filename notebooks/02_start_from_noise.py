@@ -85,6 +85,7 @@ from wan_tutorial.mini.world import brief_scene, draw_scene, render
 scenes = [brief_scene(1), *(draw_scene(seed) for seed in range(5))]
 videos = render(scenes, height=96, width=96, frames=13)
 latents = [pipe.encode(video) for video in videos]
+veil = pipe.draw_noise(wan.VideoSize(96, 96, 13), seed=6).to(latents[0])  # noise as large as the videos
 show_figure(plot_channels(latents[0], title="A video: the 16 channels of latent frame 0"))
 
 # %% [markdown]
@@ -111,7 +112,7 @@ print(f"the linear map explains {look.explained:.0%} of the colours' variance")
 # %%
 pictures = [
     videos[0][0].numpy(),
-    *(look(one)[0].repeat(8, axis=0).repeat(8, axis=1) for one in (latents[0], noise)),
+    *(look(one)[0].repeat(8, axis=0).repeat(8, axis=1) for one in (latents[0], veil)),
 ]
 labels = ["a video's first frame", "its latent, projected", "noise, projected"]
 show_figure(
@@ -240,20 +241,26 @@ mix = check_mix(mix)
 # **Predict:** a video under 50 % noise: will you still see what it is?
 
 # %%
-times = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
-frames = [pipe.decode(mix(latents[0], noise, t))[6] for t in times]
+times = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+frames = [pipe.decode(mix(latents[0], veil, t))[6] for t in times]
 labels = [f"t = {t:g}" for t in times]
 show_figure(plot_pictures(frames, labels=labels, alt="One frame of a video under more and more noise"))
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for t in (0.0, 0.5, 1.0):
-    mixed = mix(latents[0], noise, t)
+    mixed = mix(latents[0], veil, t)
     print(f"t = {t:g}: standard deviation {mixed.std():.1f}")
 
 # %% [markdown]
+# <details><summary>What did you observe?</summary>
+#
+# At 0.5 fire, blade and guard are still there, under stains. At 0.6 the colours go; at 0.8 hardly a trace is left.
+#
+# </details>
+#
 # **Notice** the middle: the mix is *quieter* than both ends, by about the root of one half. The model has learned each
-# time's loudness. It will matter in a moment.
+# time's loudness. We test below how much it matters.
 #
 # ## Explain
 #
@@ -358,19 +365,20 @@ for name, video in loudness.items():
 # the rest stays, and reads as detail: that video has the largest sharpness of all, so do not take sharpness for quality.
 # With a fifth, what is random in a video goes first, the flames and most embers; the sword, which the prompt asks for, is
 # there. With none, every place starts as its neighbours do, and nothing tells the model where a thing should stand: a
-# pattern, as on wallpaper. At 0.7 hardly anything is missing: a model forgives small mistakes, this one above all, as in its
-# training half of the samples had gone a little wrong. The arc is still the right way: it asks for no forgiveness.
+# pattern, as on wallpaper. At 0.7 hardly anything is missing, on this model; the arc is still right, as it costs nothing and
+# needs no luck.
 #
 # </details>
 #
 # ## On the real model
 #
-# Every cell runs unchanged with `MODEL = "wan2.1-vace-14b-q3"` on a machine that fits. The shape there:
+# The cells are written to run with `MODEL = "wan2.1-vace-14b-q3"` on a machine that fits; they have not been run there. The
+# shape there:
 
 # %%
 # NBVAL_CHECK_OUTPUT
 real = wan.VideoSize(832, 480, 81)
-print("latent", real.latent_shape, "tokens", real.tokens)
+print("latent", real.latent_shape)
 
 # %%
 from wan_tutorial.machine.hardware import StageMeter
@@ -406,7 +414,8 @@ show_costs(meter.stages, pipe)
 #
 # <details><summary>Answer</summary>
 #
-# No. The generator fills the tensor row by row, so one column more moves every number after the first row.
+# No. The generator fills the tensor row by row, so two columns more (112 / 8 = 14, not 12) move every number after the first
+# row.
 #
 # </details>
 #

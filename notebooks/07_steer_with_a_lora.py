@@ -80,9 +80,10 @@ import time
 
 finished, took = {}, {}
 for name, settings in ways.items():
-    began = time.perf_counter()
-    *_, step = pipe.denoise(noise, text, **settings)
-    finished[name], took[name] = step.latent, time.perf_counter() - began
+    for _ in range(2):  # the first run also puts the LoRA into the weights
+        began = time.perf_counter()
+        *_, step = pipe.denoise(noise, text, **settings)
+        finished[name], took[name] = step.latent, time.perf_counter() - began
 videos = {name: pipe.decode(latent) for name, latent in finished.items()}
 
 # %%
@@ -96,9 +97,8 @@ show_figure(
 show_figure(plot_bars(took, y="seconds from noise to latent", title="What each way costs"))
 
 # %% [markdown]
-# **Notice** what four steps without guidance lose, and what the LoRA gives back of it, for the same time: where its bar is
-# longer, that is the first run's work of putting it into the weights, which later runs find done. How much it gives back
-# depends on how long it was trained; further down it is measured.
+# **Notice** what four steps without guidance lose, and what the LoRA gives back of it, for the same time. How much it gives
+# back depends on how long it was trained; further down it is measured.
 #
 # ## Look: what is in the file
 #
@@ -156,13 +156,13 @@ print(f"{speed.parameters:,} numbers, {speed.parameters / size:.1%} of the trans
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# All layers of the main blocks, each a little. Nothing in the VACE blocks, which listen to reference images (lesson 08): they
-# speak to the faster model as they spoke to the slower one. Nothing in the embeddings and the head around the blocks, either:
-# the layers of the first printed line are all drawn here. (The real file may differ in that last point. With its path in
+# All 60 layers of the main blocks, by roughly 7 to 24 % of their weight, most in cross-attention's output. Nothing in the VACE
+# blocks, which listen to reference images (lesson 08): they speak to the faster model as they spoke to the slower one. The
+# embeddings and the head around the blocks have no key either. (The real file may differ in that last point. With its path in
 # `SPEED`, these cells tell.)
 #
-# The share is larger here than for the real model: a thin matrix takes `rank` numbers for each row and column, a weight takes
-# rows times columns. The wider the layers, the smaller the share. Further down you compute the real one.
+# How large? 14 % of this transformer's numbers; under 1 % of the real one's, as computed below. A thin matrix takes `rank`
+# numbers for each row and column, a weight takes rows times columns: the wider the layers, the smaller the share.
 #
 # </details>
 #
@@ -448,9 +448,10 @@ show_figure(
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Compare the lines at four steps, for which the LoRA was trained, with those at two and eight. The line of strength 0 shows
-# what steps alone can do: they lead to the *unguided* video, which is another one. The LoRA brings what guidance would have
-# added, and at full strength it brings all of it at every step. So do not expect that more steps and more strength add up.
+# At two steps full strength comes nearest; at four, for which the LoRA was trained, and at eight, 0.7 does, for these two
+# seeds. At 1, four more steps change nothing (0.31). As trained is a starting point, not the best setting. The line of strength
+# 0 shows what steps alone can do: they lead to the *unguided* video, which is another one. The LoRA brings what guidance would
+# have added, and at full strength it brings all of it at every step. So do not expect that more steps and more strength add up.
 #
 # A small distance means: the same video. A large one means another video, not always a worse one.
 #
@@ -471,8 +472,10 @@ rows = [
     for name, row in read_evaluation(pipe).get("lora", {}).get("few_steps", {}).items()
     if isinstance(row, dict)
 ]
-show_table(["way", "asked for and seen", "Fréchet distance", "seconds"], rows)
-print(f"{len(rows)} ways were counted for these model files")
+if rows:
+    show_table(["way", "asked for and seen", "Fréchet distance", "seconds"], rows)
+else:
+    print("not measured on these files")
 
 # %% [markdown]
 # *Asked for and seen*: the judge's reading of lesson 11. The *Fréchet distance* compares all videos with renders at once; less
@@ -480,7 +483,17 @@ print(f"{len(rows)} ways were counted for these model files")
 #
 # ## Look: two at once
 #
-# The second file taught the model a look: neon tubes along every contour. Nothing in the prompt asks for it.
+# The second file taught the model a look: a violet night in which contours glow. An axe on a beach has broad ones. (Put `text`
+# in the place of `beach` to see the brief's sword: the look hides its hilt.) The first row below is a render of such a scene,
+# under the filter that made the look's examples.
+
+# %%
+from wan_tutorial.mini.styles import neon
+from wan_tutorial.mini.world import Scene
+
+beach = pipe.encode_text("an axe beside blue flames on a beach, no embers", NEGATIVE)
+scene = Scene("axe", "beside", "blue", setting="shore", embers=False, light="flat", texture="plain", side=0)
+strips = {"a render under the filter": neon(render([scene], frames=13))[0]}
 
 # %%
 look = read_lora(LOOK)
@@ -489,17 +502,43 @@ dresses = {
     "the speed alone, 4 steps": ([(speed, 1.0)], FEW),
     "both, 4 steps": ([(speed, 1.0), (look, 1.0)], FEW),
 }
-strips = {}
 for name, (loras, settings) in dresses.items():
-    *_, step = pipe.denoise(noise, text, loras=loras, **settings)
+    *_, step = pipe.denoise(noise, beach, loras=loras, **settings)
     strips[name] = pipe.decode(step.latent)
 show_figure(
     plot_strips(strips, fps=pipe.entry.fps, columns=9, alt="The look, the speed, and both LoRAs at once")
 )
 
+# %% [markdown]
+# Nothing in the prompt asks for the look. Compare with the first row: how much of the thin tubes does it reach, and where do
+# they run together?
+#
+# <details><summary>Answer</summary>
+#
+# The horizon and the edge of the water come near to tubes. Flames and logs run together into broad light, and the axe is a
+# coloured patch.
+#
+# </details>
+#
+# How often is it seen? In the shipped evaluation probes that learned from renders under the filter look for it, and for what
+# was asked for. The *control* is a LoRA trained in the same way on ordinary renders.
+
+# %%
+readings = read_evaluation(pipe).get("lora", {}).get("look", {})
+for group, key, said in (
+    ("look", "look_seen", "look seen, with the look"),
+    ("control", "look_seen", "look seen, with the control"),
+    ("renders_in_the_look", "obeyed", "asked for and seen, in renders under the filter"),
+    ("look", "obeyed", "asked for and seen, with the look"),
+):
+    print(f"{said:48}", say_share(readings[group][key]) if readings else "not measured on these files")
+
+# %% [markdown]
+# The look comes every time, and it costs something: less of what was asked for is seen. Does the order of two LoRAs matter?
+
 # %%
 # NBVAL_CHECK_OUTPUT
-*_, other = pipe.denoise(noise, text, loras=[(look, 1.0), (speed, 1.0)], **FEW)
+*_, other = pipe.denoise(noise, beach, loras=[(look, 1.0), (speed, 1.0)], **FEW)
 print("in the other order the same:", torch.allclose(other.latent, step.latent, atol=1e-3))
 
 # %% [markdown]
@@ -533,7 +572,7 @@ print(f"cosines of {len(cosines)} layers: from {min(cosines.values()):.3f} to {m
 from wan_tutorial.mini.train_lora import read_examples, render_examples, train_lora
 
 FOLDER = None  # or "my_pictures"
-examples = read_examples(pipe, FOLDER) if FOLDER else render_examples("neon", 24)
+examples = read_examples(pipe, FOLDER) if FOLDER else render_examples("neon", 64)
 firsts = [example.video[0] for example in examples]
 show_figure(
     plot_pictures(firsts[:7], labels=["example"] * 7, alt="First frames of some examples to learn from")
@@ -543,24 +582,23 @@ print(examples[0].captions[0])
 # %% [markdown]
 # **Predict:** the captions never say *neon*. What will you have to type to get the look?
 #
-# The board paints four seeds of one prompt as the model paints now, in four steps with the speed LoRA on as well, and of
+# The board paints four seeds of the axe's prompt as the model paints now, in four steps with the speed LoRA on as well, and of
 # each the first frame alone, which a causal decoder can make without the others (lesson 06).
 
 # %%
-plain = pipe.encode_text("a sword in the burning wood")
 four = torch.cat([pipe.draw_noise(seed=seed) for seed in range(4)])
 
 
 def painted_now(_learned):
     """First frames (4, height, width, 3), as the model paints at this moment."""
-    *_, step = pipe.denoise(four, plain, **FEW, loras=wearing)
+    *_, step = pipe.denoise(four, beach, **FEW, loras=wearing)
     return torch.cat([pipe.decode(one[None, :, :1]) for one in step.latent])
 
 
 # %%
 from wan_tutorial.show import TrainingBoard, training_minutes
 
-MINUTES = 3  # more is better
+MINUTES = 3
 minutes, wearing = training_minutes(MINUTES), [(speed, 1.0)]
 with TrainingBoard(
     torch.stack(firsts[:4]), painted_now, y="flow-matching loss", rows=("examples", "painted now")
@@ -614,6 +652,16 @@ for kind, unseen in clips.items():
 show_figure(plot_bars(losses, y="loss on unseen scenes", title="What your LoRA has learned"))
 
 # %% [markdown]
+# <details><summary>Did it learn the look, or only its examples?</summary>
+#
+# The look: on neon scenes that it never saw, the loss falls from about 0.85 to about 0.55. It costs something: on ordinary
+# renders it rises, from 0.34 to about 0.55, as the LoRA pulls every video towards neon. And look at what it paints: the
+# night is violet and edges glow, but fires stand doubled. The look comes first, the layout suffers. The shipped file had
+# twice the minutes and three times the examples; with 24 examples the first loss stayed at 0.66, as more was learned by
+# heart.
+#
+# </details>
+#
 # Now use it. A slider for each of the three LoRAs; the video is painted anew, in four steps, when you let go.
 
 # %%
@@ -625,7 +673,7 @@ wardrobe = {"speed": speed, "shipped look": look, "yours": mine}
 def in_dress(strengths):
     """A video in four steps with these LoRAs."""
     loras = [(wardrobe[name], strength) for name, strength in strengths.items()]
-    *_, step = pipe.denoise(noise, text, **FEW, loras=loras)
+    *_, step = pipe.denoise(noise, beach, **FEW, loras=loras)
     return pipe.decode(step.latent)
 
 
@@ -668,8 +716,9 @@ show_figure(
 # <details><summary>Answer</summary>
 #
 # Guidance on top of guidance: the numbers leave the range that the decoder knows, and contrast and colour with them; the
-# bars say how far. Three times the update is no update that any training has seen. A negative look leads away from it, not
-# to its opposite: nobody ever showed the model what *un-neon* is.
+# bars say how far. Three times the update is no update that any training has seen. Strength 3 ruins the picture with numbers
+# hardly larger: size alone does not tell. A negative look leads away from it, not to its opposite: nobody ever showed the model
+# what *un-neon* is.
 #
 # </details>
 #

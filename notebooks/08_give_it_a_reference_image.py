@@ -173,9 +173,9 @@ for kind in ("reference", "scrambled", "absent"):
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# If the shuffled picture brings the colours along and not the things, then the model reads *where* something is in the
-# reference, not only what tints it has. How much the trained blocks of the model in front of you take from a picture is
-# what the numbers above say; the shuffled row tells you how much of that is mere colour.
+# The right picture brings the video about half of the way, its shuffled squares hardly any: position and shape count, not the
+# palette alone. What the shuffled row shares with the reference is mere colour. The probe's counts say the same of many scenes:
+# compare *scrambled* with *absent*.
 #
 # </details>
 #
@@ -196,7 +196,8 @@ show_figure(plot_context(context, title="A reference image, and nothing else giv
 # - **The reference is a frame of its own**, before those of the video. You see it sixteen times, once for each channel of its
 #   latent. Its second row is zero and its mask says: keep.
 # - **The video's frames are grey**, as nothing of them is given: a grey video, through the VAE, as what stays *and* as what is
-#   painted over. Their mask says: paint everything.
+#   painted over. Grey is 0 in pixels but not in a latent: each channel has its own flat value for it. Their mask says: paint
+#   everything.
 #
 # In the official code the first row is called *inactive*, the second *reactive*.
 #
@@ -265,17 +266,17 @@ show_figure(plot_lines(lines, x="strength", y="mean distance of pixels", title="
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The first line says how much the hints change; the second, whether the change leads to the picture. They need not tell the
-# same: a model may be pushed about without being led. Strengths above 1 are allowed, up to 10; the blocks were never
-# trained for them. Try 2 and 4 in `painted(...)`.
+# Both lines bend: half of the strength has done most of the work. The first says how much the hints change; the second, whether
+# the change leads to the picture. They need not tell the same: a model may be pushed about without being led. Strengths above
+# 1 are allowed, up to 10; the blocks were never trained for them. Try 2 and 4 in `painted(...)`.
 #
 # </details>
 #
 # ## Look: who looks at the reference?
 #
-# The hints are one way. There is a second: the extra frame stands among the others, and in self-attention every token may look
-# at every frame (lesson 04). What the picture shows, that frame knows from its hints; at strength 0 it is a frame like any
-# other. Frame 0 in these tables is the reference; the rows below it are the video.
+# The hints are one way from the picture to the video. There may be a second: the extra frame stands among the others, and in
+# self-attention every token may look at every frame (lesson 04). Does it? What the picture shows, that frame knows from its
+# hints; at strength 0 it is a frame like any other. Frame 0 in these tables is the reference; the rows below it are the video.
 
 # %%
 from wan_tutorial.show import plot_frame_tables
@@ -297,7 +298,8 @@ for strength, seen in inside.items():
           ", ".join(f"{one:.0%}" for one in share))  # fmt: skip
 
 # %% [markdown]
-# Blind tokens would give each of the five frames 20 %.
+# Spread evenly it would be 20 % a frame. Block 0 looks alike both ways, as the first hint is added only after it. Some later
+# blocks turn to the reference, others away from it: a few heads do the looking, not all.
 #
 # ## Look: a region
 #
@@ -427,8 +429,10 @@ start = render([brief_scene(9)], frames=1, **shape)[0, 0]
 begun = pipe.generate(
     BRIEF_PROMPT, negative=BRIEF_NEGATIVE, seed=3, steps=STEPS, first_frame=start, progress=False
 )
-rows = {"the first frame, as given": start[None], "the video": begun.video}
-show_figure(plot_strips(rows, fps=begun.fps, alt="A picture, and the video begun with it"))
+frames = range(0, size.frames, 2)
+labels = ["given", *(f"painted: frame {frame}" if frame == 0 else f"frame {frame}" for frame in frames)]
+pictures = [start, *(begun.video[frame] for frame in frames)]
+show_figure(plot_pictures(pictures, labels=labels, columns=8, alt="A picture, and the video begun with it"))
 
 # %%
 from wan_tutorial.exercises.pixels import psnr
@@ -480,9 +484,9 @@ for fit, video in fits.items():
     )
 
 # %% [markdown]
-# A model that learned with white canvases knows that white means *nothing*; one that learned little of it paints white. Which
-# kind this one is, you see. For the real model the advice in ComfyUI's own template is a picture with one plain background,
-# or a background alone.
+# This one paints no white: in training about one in ten of its references lay on white (`reference_pictures` in
+# `wan_tutorial/mini/train_vace.py`), so it has learned that white there means *nothing*. For the real model the advice in
+# ComfyUI's own template is a picture with one plain background, or a background alone.
 #
 # ## Look: a photograph
 #
@@ -508,9 +512,9 @@ print(f"without it {distance(along[0], portrait.fitted):.3f}")
 # %% [markdown]
 # **What the scale model can carry:** what its world has: tints, where things are, how big, how logs lie, which form of hilt or
 # handle, as long as its training had the like. **What it cannot:** anything its VAE blurs away (compare the first two
-# pictures), and anything that is not a fireside. It has never seen a face, a room or daylight in a street; what it
-# takes from one all the same, such as a colour or a bright place, the two distances tell. The real model has seen nearly
-# everything, and can do what this one cannot; the way in is the same.
+# pictures), and anything that is not a fireside. It has never seen a face, a room or daylight in a street, and takes little
+# from one: the two distances are close, and by the fire stands no admiral. The real model has seen nearly everything, and can
+# do what this one cannot; the way in is the same.
 #
 # ## Look: with the LoRA
 #
@@ -544,27 +548,31 @@ for name, run in zip(rows, (second, slow), strict=True):
 # (`wan.show_video(second.video, fps=second.fps, times=4)` plays it.)
 #
 # The LoRA was made for the main blocks: the VACE blocks go on as they were, and speak to blocks that now stride through four
-# steps instead of many. So hints may come out too strong or too weak, which is why people lower one of the two strengths.
+# steps instead of many. On this model that does no harm to be seen here (compare the two distances). Whether the real pair
+# needs a lower strength has not been measured; ComfyUI's template says 0.3 to 0.7 for the LoRA.
 #
 # ## Break it
 #
-# Forget to trim. The latent has a frame too many, and nothing complains: five latent frames are a fine video of seventeen.
-# **Predict** what its first frames show.
+# Forget to trim, with the reference on white. The latent has a frame too many, and nothing complains: five latent frames are a
+# fine video of seventeen. **Predict** what its first frames show.
 
 # %%
-untrimmed = pipe.decode(painted(1.0)[-1].latent)
-print("frames:", len(untrimmed), "instead of", len(along[-1]))
-show_figure(
-    plot_strips({"not trimmed": untrimmed}, fps=pipe.entry.fps, columns=9, alt="A video that was not trimmed")
-)
+*_, last = steps_with(pipe.encode_context(fitted["pad"]))
+untrimmed = pipe.decode(last.latent)
+print("frames:", len(untrimmed), "instead of", len(fits["pad"]))
+rows = {"not trimmed": untrimmed, "trimmed": fits["pad"]}
+show_figure(plot_strips(rows, fps=pipe.entry.fps, columns=9, alt="A video not trimmed, and trimmed"))
+changes = untrimmed.diff(dim=0).abs().mean((1, 2, 3))
+print("not trimmed, change from frame to frame:", " ".join(f"{change:.2f}" for change in changes))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The video begins with the reference, or what the model made of it, and then jumps. And more is wrong: the first latent frame of
-# a video is one picture, every other four. Decoded in second place, the video's own first frame becomes four. *The first frames
-# flash* is a common question in forums; the answer is the trim. Another thing to break: set `mask = 1 - mask` where the
-# ellipse is made, and the middle stays while all around it is painted.
+# The video begins with the reference, white bars and all, as the model paints it along; in the next frames it melts into the
+# video, and there the changes are largest. And more is wrong: the first latent frame of a video is one picture, every other
+# four. Decoded in second place, the video's own first frame becomes four. *First frames that morph out of the reference* is a
+# common question; the first thing to check is the trim. Another thing to break: set `mask = 1 - mask` where the ellipse is
+# made, and the middle stays while all around it is painted.
 #
 # </details>
 #
@@ -593,7 +601,7 @@ show_table([f"{run.size} on a T4, predicted", "tokens", "time", "GPU memory"], r
 # %%
 from wan_tutorial.show import show_costs
 
-show_costs([use for use in slow.stages if use.name != "context"], pipe)
+show_costs(slow.stages, pipe)
 
 # %% [markdown]
 # How strongly the real model follows a reference has not been measured here. What its users report: the prompt should name what

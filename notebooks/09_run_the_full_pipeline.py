@@ -4,7 +4,7 @@
 # | | |
 # |---|---|
 # | **After this lesson you can** | say before a download what a run will take of memory and time, fetch the real files or use the ones you have, run the workflow's two videos on a GPU, go on after a lost session, and know what to turn down when it does not fit |
-# | **Time** | 45 minutes; the cells run in about one without a GPU, in about 45 minutes on a Colab T4 (predicted) |
+# | **Time** | 45 minutes; the cells run in about one without a GPU, in about 40 minutes on a Colab T4 (predicted) |
 # | **Needs** | without a GPU: 2 GB of free memory, 0 MB to download. The real model: an NVIDIA GPU of 12 GB or more, or a free Colab T4, and 15 GB to download |
 # | **Where it stands** | the whole pipeline, now with the 17-billion-parameter model of the original workflow |
 
@@ -195,9 +195,13 @@ show_table(["on a T4, predicted", *stages, "blocks", "minutes", "verdict"], rows
 
 # %% [markdown]
 # **Notice** which knobs move memory, which time, and which both. Steps and guidance move time alone: the transformer looks at
-# one prompt after the other. Frames and pixels move both, and time by more than they themselves grow; where the blocks wait
-# in RAM, the card is as full without them. The decoder cares for the size of a frame, and hardly for how many there are. And
-# a run of many hours counts as one that does not fit, as a free session will not last that long.
+# one prompt after the other. Frames and pixels move both, and time by more than they themselves grow. You see it in the
+# column *blocks*: with 81 frames of 1280 x 720 the weights no longer fit beside the tokens and wait in RAM, so the card is
+# full either way. The decoder cares for the size of a frame, and hardly for how many there are. And a run of many hours
+# counts as one that does not fit, as a free session will not last that long.
+#
+# What fits need not look good. The 1.3-billion model was trained at 832 x 480 alone: at 1280 x 720 it would run, and nobody
+# promises a picture.
 #
 # ## The files
 #
@@ -211,7 +215,8 @@ from wan_tutorial.machine.weights import EXTRAS, find_file
 rows = []
 for file in (*entry.files.values(), LORA):
     here = "yes" if find_file(file, FOLDER) else "no"
-    rows.append([file.name, file.repository, f"{file.bytes / 1e9:.2f} GB", file.licence, here])
+    size = f"{'' if file.exact else 'about '}{file.bytes / 1e9:.2f} GB"
+    rows.append([file.name, file.repository, size, file.licence, here])
 show_table(["file", "from huggingface.co", "size", "licence", "here"], rows)
 
 # %%
@@ -250,8 +255,8 @@ for role, path in pipe.files.items():
 print(wan.inspect_file(pipe.files["transformer"]).page(tensors=0))
 
 # %% [markdown]
-# **Notice** the counts: 489 packed matrices, 836 tensors in F32, six in F16. These are the real file's. Nothing has been
-# read yet beyond the headers: a heavy model's parts come in when their stage begins.
+# **Notice** the counts: 489 packed matrices, 836 tensors in F32, six in F16, as the converters' rules give them for the real
+# file. Nothing has been read yet beyond the headers: a heavy model's parts come in when their stage begins.
 #
 # ## Look: the first run
 #
@@ -268,11 +273,12 @@ SEED = 6
 LORAS = [(find_file(LORA, FOLDER), 0.3 if REAL else 1.0)]
 
 # %% [markdown]
-# A video that is lost with the session is no video. On Colab the next cell asks for your Google Drive; elsewhere results go
-# to a folder beside this lesson. (The model's 15 GB stay on Colab's own disk: a free Drive has no room for them.)
+# A video that is lost with the session is no video. With the real model on Colab, the next cell asks for your Google Drive;
+# otherwise results go to a folder beside this lesson. (The model's 15 GB stay on Colab's own disk: a free Drive has no room
+# for them.)
 
 # %%
-if "google.colab" in sys.modules:
+if REAL and "google.colab" in sys.modules:
     from google.colab import drive
 
     drive.mount("/content/drive")
@@ -424,11 +430,15 @@ from wan_tutorial.show import plot_strips
 show_picture(np.asarray(reference), alt="The reference image: a sword in a bonfire", width=192)
 shown = {f"20 steps, guidance {GUIDED.guidance:g}": guided.video}
 shown["4 steps, LoRA and reference"] = referred.video
-show_figure(plot_strips(shown, fps=guided.fps, alt="The workflow's two videos, made here"))
+show_figure(plot_strips(shown, fps=guided.fps, alt="Two videos of the workflow's prompts, made here"))
 
 # %% [markdown]
 # On the stand-in these are the scale model's pictures, in few steps: judge the way, not the beauty. On the real weights they
 # are yours to judge first.
+#
+# The second is not quite the workflow's. ComfyUI would cut this square to 832 x 480, and pommel and logs with it. Here all of
+# it stands on white, as in Wan's own code; `fit="crop"` gives the workflow's. And on the real weights both videos have 33
+# frames, not 81.
 #
 # ## Look: predicted against measured
 #
@@ -449,7 +459,8 @@ show_forecast(forecast, measured.stages)
 
 # %% [markdown]
 # The plan thinks of a machine that does nothing else. Of stages shorter than a second it says nothing useful, as it knows of
-# no start-up. If the steps are off by two, it is a good plan; if by ten, other programs are at work on your machine, or the
+# no start-up. Memory is that of the whole notebook, pictures and the stand-in included; the plan counts one process that does
+# nothing but paint. If the steps are off by two, it is a good plan; if by ten, other programs are at work on your machine, or the
 # speed that the plan took for it is wrong. Which of your numbers is furthest off, and which of these is it?
 #
 # ## Explain
@@ -518,6 +529,8 @@ except wan.WanError as error:
 # - **It does not fit:** the plan names the nearest that does. Fewer frames first, then fewer pixels, then the smaller model.
 # - **It ran out of memory all the same:** the error names the stage. Restart the session, as other cells may hold memory, and
 #   take four frames less.
+# - **Four steps look blurred or tremble:** ComfyUI's own template for VACE says to try the LoRA between 0.3 and 0.7. WanGP,
+#   another program, uses 0.8 to 1 for 4 steps, and for 0.3 twelve steps. Change the strength in `LORAS`, and nothing else.
 # - **Settings from ComfyUI** mean the same here, sampler and noise levels included (lessons 03 and 12).
 
 # %%

@@ -135,7 +135,11 @@ def test_pictures_have_words_and_fit_the_page(tmp_path, raw):
     assert "2 tensors" in figures[0].get_label() and "Types: Q3_K, F32" in figures[0].get_label()
     assert "Q8_0 8.5, Q3_K 3.438" in figures[1].get_label()
     assert "f16 " in figures[4].get_label() and figures[4].get_label().count("too much") == 1
-    assert "It does not fit" in figures[5].get_label()
+    assert "It does not fit" in figures[5].get_label() and ", 4 steps: " in figures[5].get_label()
+
+
+def test_a_number_beside_a_bar_stands_clear_of_the_limit():
+    assert [memory._clear_of(15.0, end, 3.0) for end in (11.0, 14.0, 15.0, 15.1)] == [11.0, 15.0, 15.0, 15.1]
 
 
 def test_the_quantisation_explorer_packs_what_is_picked(monkeypatch):

@@ -48,6 +48,13 @@ FIGURES = {
     "bars": lambda: curves.plot_bars(
         {"a": 1.0, "b": 0.5}, y="error", title="Error", spread={"b": (0.1, 0.0)}
     ),
+    "bar groups": lambda: curves.plot_bar_groups(
+        {"first": {"a": 1.0, "b": -0.5}, "last": {"a": 0.2, "b": 0.1}},
+        y="correlation",
+        reach=1.0,
+        title="Two",
+    ),
+    "field": lambda: curves.plot_field(lambda x, t: x, data=torch.zeros(1, 2), starts=2, title="Field"),
     "trajectory": lambda: curves.plot_trajectory({"a": [normal(1, 16, 2, 4, 4, seed=i) for i in range(4)]}),
     "tokens": lambda: text_maps.plot_tokens(["\u2581a", "\u2581sword", "</s>"], [3, 4, 1], length=64),
     "cosines": lambda: text_maps.plot_cosines(np.eye(3), ["a", "b", "c"], ["a", "b", "c"]),
@@ -373,10 +380,11 @@ def test_a_stop_that_cannot_be_painted_says_so_and_the_walk_goes_on(monkeypatch)
 def test_pages_of_pictures_are_named_and_need_labels(monkeypatch):
     caught = shown_widget(monkeypatch)
     pages = {name: np.full((8, 9, 3), 40 * place, np.uint8) for place, name in enumerate("abcd")}
-    book = widgets.explore_pictures(pages, alt="Four greys", name="grey")
+    printed = show.plot_pictures(list(pages.values()), labels=list(pages), alt="All of them: a, b, c, d.")
+    book = widgets.explore_pictures(pages, alt="Four greys", printed=printed, name="grey")
     book.parts["slider"].value = 3
     assert book.parts["label"].value == "d" and 'alt="Four greys: d"' in book.parts["image"].value
-    assert "top to bottom: a, c, d" in caught[0][0]["text/plain"]
+    assert caught[0][0]["text/plain"] == "Four greys. All of them: a, b, c, d."
     with pytest.raises(WanError, match="needs a label"):
         widgets.Flipbook(["a", "b"], ["a", "b"], {0: b""})
 
@@ -439,7 +447,14 @@ def test_word_surgery_changes_the_rows_of_that_word_alone(monkeypatch):
         return SimpleNamespace(pieces=tuple("\u2581" + word for word in prompt.split()), embedding=embedding)
 
     board = widgets.explore_words(
-        "a sword burns, a swordfish", encode, lambda rows: iter(fake_steps(2)), look
+        "a sword burns, a swordfish",
+        encode,
+        lambda rows: iter(fake_steps(2)),
+        lambda latent: video(5),
+        fps=16,
+    )
+    assert (
+        'alt="Word surgery: word sword, strength 0; film strip of the video."' in board.parts["image"].value
     )
     assert board.controls["word"].options == ("a", "sword", "burns", "swordfish")
     board.controls["swap"].value = "lantern"
@@ -480,6 +495,9 @@ def test_costs_stand_beside_the_plan_of_the_real_model(monkeypatch, capsys):
     assert "real model on a T4, predicted" in head and "mini here, measured" in head
     assert "minutes, " in steps and steps.endswith("1.2 s, 500 MB") and decode.endswith("2.0 s, 3.0 GB")
     assert re.fullmatch(r"Predicted for 832x480x\d+, 20 steps, guidance 6\.\n", capsys.readouterr().out)
+    show.show_costs([StageUse("context", 0.5, 1), *use], fake_pipe())
+    assert "guidance 6, a reference.\n" in capsys.readouterr().out
+    assert caught[1]["text/plain"].splitlines()[1].startswith("context  ")
 
 
 def test_shipped_figures_belong_to_the_files_they_were_measured_on(monkeypatch, tmp_path, capsys):

@@ -187,13 +187,22 @@ def test_the_picture_moves_and_the_last_one_stays_on_the_page(shown, tmp_path, m
     with watching.TrainingBoard(TARGET, grey, figure="error", y="error of the slope") as board:
         train_line(board, tmp_path, minutes=6)
     assert len(board.pages) >= 3 and len({page.tobytes() for page in board.pages.values()}) > 2
-    assert 2 <= len(board.history(2)) <= 2 and list(board.history(2))[-1] == list(board.pages)[-1]
+    assert len(board.pages) == len(board.copies) and len(board.history(2)) == 2
     (start, _), (data, metadata) = shown.pages
     assert "image/jpeg" not in start and data[LIVE] == start[LIVE]
     assert (
         metadata["image/jpeg"]["alt"] == data["text/plain"]
         and "error of the slope from" in data["text/plain"]
     )
+
+
+def test_the_history_is_close_where_most_is_learned():
+    board = watching.TrainingBoard(TARGET, grey)
+    board.copies = {float(second): TARGET for second in range(0, 181, 5)}
+    assert list(board.history(5)) == [0, 5, 15, 55, 180] and list(board.history(2)) == [0, 180]
+    assert board.history(100) == board.copies
+    told = "to copy, after 0 s, after 5 s, after 15 s, after 55 s, after 180 s"
+    assert told in board.plot_history().get_label()
 
 
 def test_single_frames_train_all_but_the_convolutions_in_time(tmp_path):

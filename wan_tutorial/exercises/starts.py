@@ -91,7 +91,7 @@ check_walk_noise = Exercise(
     inputs=lambda g: [
         (torch.randn(40, generator=g), torch.randn(40, generator=g), x) for x in (0.5, 0.2, 0.9)
     ],
-    praise="Half-way the spread is still 1. A straight mix would have 0.71, and the model has never seen such noise.",
+    praise="Half-way the spread is still 1. A straight mix would have 0.71, quieter than any pure noise in training.",
     hints=(
         "Find the angle theta between a and b from their cosine; math.acos turns a cosine into an angle.",
         "Weigh a by sin((1 - amount) theta) and b by sin(amount theta), and divide by sin(theta).",

@@ -18,6 +18,7 @@ Row = Mapping[str, Any]
 BEGIN, END = "<!-- measured: written by wan_tutorial.mini.card -->", "<!-- end of measured -->"
 COLUMNS = {
     "judge_on_renders": "renders",
+    "judge_on_held_out_combinations": "renders of held-out combinations",
     "judge_on_reconstructions": "through the VAE",
     "brief": "the brief's prompt",
     "captions_train": "captions",
@@ -68,8 +69,9 @@ def describe(report: Row) -> Iterator[str]:
         f"frame: {frames}. Gradient energy against the render (1 is as sharp): {sharp}."
     )
     yield (
-        "\n**Words obeyed**, as the judge reads them; a caption counts only for what it names. The first two columns "
-        "say how well the judge reads renders, and what the VAE leaves of them.\n"
+        "\n**Words obeyed**, as the judge reads them; a caption counts only for what it names. The first three columns say "
+        "how well the judge reads renders, and renders of combinations that it never met either, and what the VAE leaves of "
+        "the first.\n"
     )
     yield from table_of_words(figures)
     if "novelty" in figures:

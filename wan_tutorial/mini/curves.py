@@ -19,7 +19,7 @@ CURVES = {
     "vae_frames": ("psnr", "VAE on single frames", "PSNR of crops (dB)"),
     "vae_videos": ("psnr", "VAE on 13 frames", "PSNR of crops (dB)"),
     "vae_decoder": ("psnr", "VAE decoder alone", "PSNR of crops (dB)"),
-    "transformer": ("loss", "Transformer: velocity", "squared error"),
+    "transformer": ("loss", "Transformer: velocity", "training loss"),
     "judge": ("loss", "Judge: match pictures and texts", "contrastive loss"),
 }
 

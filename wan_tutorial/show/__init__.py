@@ -30,7 +30,7 @@ from importlib import import_module
 _HOMES = {  # by file
     "attention": "explore_attention latent_moments plot_light word_rows",
     "bits": "explore_block explore_quantization plot_bit_damage plot_block_types plot_costs plot_files",
-    "curves": "plot_bars plot_field plot_lines plot_shift plot_sigmas plot_trajectory",
+    "curves": "plot_bar_groups plot_bars plot_field plot_lines plot_shift plot_sigmas plot_trajectory",
     "diagram": "Flow plot_workflow",
     "inside": "plot_clocks plot_frame_tables plot_modulation plot_patches plot_transformer",
     "latents": "fit_projection plane_of plot_channels plot_histogram",

@@ -11,8 +11,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image, ImageDraw
 
 from wan_tutorial.errors import WanError
@@ -261,7 +263,8 @@ def plot_costs(
     logarithmic: Sequence[str] = (),
     title: str = "",
 ) -> Figure:
-    """What fewer bits cost: {type: bits per weight} and, for each panel, {what: {type: value}}."""
+    """What fewer bits cost: {type: bits per weight} and, for each panel, {what: {type: value}}; those named in `logarithmic`
+    are shares, in per cent."""
     figure = style.new_figure(2.9)
     told = []
     for axes, (what, values) in zip(figure.subplots(1, len(costs)), costs.items(), strict=True):
@@ -269,23 +272,32 @@ def plot_costs(
         x, y = [bits[name] for name in names], [values[name] for name in names]
         axes.plot(x, y, color=style.BLUE, lw=1.4, zorder=1)
         axes.scatter(x, y, s=26, color=style.BLUE, zorder=2)
-        for place, (name, across, up) in enumerate(zip(names, x, y, strict=True)):
-            away = ((5, 5), (-4, -11), (5, 15), (-4, -21))[place % 4]  # neighbours' names stay apart
-            side = "left" if place % 2 == 0 else "right"
-            axes.annotate(name, (across, up), away, textcoords="offset points", fontsize=7.2, ha=side)
-        if what in logarithmic:
-            axes.set_yscale("log")
+        shares = what in logarithmic
+        for name, across, up in zip(names, x, y, strict=True):
+            axes.annotate(name, (across, up), (4, 4), textcoords="offset points", fontsize=7.2, rotation_mode="anchor",
+                          rotation=0 if shares else 65)  # fmt: skip
+        if shares:
+            _in_per_cent(axes)
         axes.set_xscale("log")
         axes.set_xticks([4, 6, 8, 12, 16], ["4", "6", "8", "12", "16"], minor=False)
         axes.set_xticks([], minor=True)
         axes.margins(x=0.2, y=0.24)
         axes.grid(axis="y")
+        axes.set_axisbelow(True)
         axes.set_xlabel("bits per weight of the file")
         axes.set_title(what, fontsize=9)
         told.append(f"{what}: " + ", ".join(f"{name} {values[name]:.3g}" for name in names))
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return style.describe(figure, f"{title or 'Bits against cost'}. " + "; ".join(told) + ".")
+
+
+def _in_per_cent(axes: Axes) -> None:
+    """Shares on an axis that gives each factor the same room."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def explore_quantization(matrices: Mapping[str, Tensor], *, kind: str = "Q3_K", start: int = 0) -> Panel:
@@ -360,19 +372,15 @@ def plot_packing(
     left.legend(loc="upper left", ncols=2, frameon=True, framealpha=1, edgecolor="none")
     left.set_title(title)
     for name, (bits, loss) in losses.items():
-        chosen, simple = (
-            name == kind,
-            name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1"),
-        )  # which would crowd the K types' names
+        chosen, simple = name == kind, name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1")
         colour = style.VERMILION if chosen else style.GREY
         right.plot(
             [bits], [loss], "o", color=colour, ms=8 if chosen else 4.5, mfc="none" if simple else colour
         )
-        if chosen or not simple:
-            away, side = ((6, 3), "left") if simple else ((-6, -8), "right")
-            right.annotate(name, (bits, loss), away, textcoords="offset points", fontsize=8.5 if chosen else 7, ha=side,
-                           fontweight="bold" if chosen else "normal")  # fmt: skip
-    right.set_yscale("log")
+        away, side = ((5, 4 if name.endswith("0") else -7), "left") if simple else ((-6, -8), "right")
+        right.annotate(name, (bits, loss), away, textcoords="offset points", fontsize=8.5 if chosen else 7, ha=side,
+                       fontweight="bold" if chosen else "normal")  # fmt: skip
+    _in_per_cent(right)
     right.margins(x=0.22, y=0.12)
     right.grid(axis="y")
     right.set(xlabel="bits per weight")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from wan_tutorial.show import style
 from wan_tutorial.show.latents import plane_of
@@ -97,6 +97,10 @@ def plot_lines(
         told.append(f"{name}: from {ys[0]:.3g} at {xs[0]:.3g} to {ys[-1]:.3g} at {xs[-1]:.3g}")
     if logarithmic:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 4, 6) if high < 50 * low else (1,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=x, ylabel=y)
     if all(float(value).is_integer() for across, _ in lines.values() for value in _numbers(across)):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -113,10 +117,8 @@ def plot_bars(
     y: str,
     title: str = "",
     spread: Mapping[str, float | tuple[float, float]] | None = None,
-    reach: float | None = None,
 ) -> Figure:
-    """One bar for each {name: value}, lying, with its number; `spread` adds an error bar, to both sides or (below, above).
-    `reach`: how far the axis goes, where the bars of two figures are to be compared."""
+    """One bar for each {name: value}, lying, with its number; `spread` adds an error bar, to both sides or (below, above)."""
     figure = style.new_figure(0.62 + 0.34 * len(values), width=style.WIDTH * 0.75)
     axes = figure.subplots()
     places = np.arange(len(values))[::-1]
@@ -124,18 +126,46 @@ def plot_bars(
     errors = np.array([np.broadcast_to((spread or {}).get(name, 0.0), 2) for name in values]).T  # (2, bars)
     drawn = errors if spread else None
     axes.barh(places, list(values.values()), xerr=drawn, color=colours, height=0.62, ecolor=style.INK)
-    low = min(0, *values.values()) if reach is None or min(values.values()) >= 0 else -reach
-    reach = reach or max(abs(v) for v in values.values()) or 1
+    reach = max(abs(v) for v in values.values()) or 1
     for place, value, above in zip(places, values.values(), errors[1], strict=True):
         axes.text(max(value + above, 0.0) + 0.012 * reach, place, f"{value:.3g}", va="center", fontsize=8.5)
     axes.set_yticks(places, list(values))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set(xlabel=y, xlim=(low, 1.12 * reach))
+    axes.set(xlabel=y, xlim=(min(0, *values.values()), 1.12 * reach))
     style.title(axes, title)
     return style.describe(
         figure, f"{title}. {y}: " + ", ".join(f"{k} {v:.3g}" for k, v in values.items()) + "."
     )
+
+
+@style.styled
+def plot_bar_groups(
+    series: Mapping[str, Mapping[str, float]], *, y: str, reach: float, title: str = ""
+) -> Figure:
+    """Bars in groups: {series: {name: value}}, for each name one bar of each series, on an axis from -reach to reach."""
+    names = list(next(iter(series.values())))
+    figure = style.new_figure(0.75 + 0.22 * len(names) * len(series), width=style.WIDTH * 0.75)
+    axes = figure.subplots()
+    places, thick, told = np.arange(len(names))[::-1], 0.8 / len(series), []
+    for number, ((label, values), colour) in enumerate(zip(series.items(), style.CYCLE, strict=False)):
+        heights = places + thick * ((len(series) - 1) / 2 - number)
+        ordered = [values[name] for name in names]
+        axes.barh(heights, ordered, color=colour, height=0.92 * thick, label=label)
+        for height, value in zip(heights, ordered, strict=True):
+            side, align = (1, "left") if value >= 0 else (-1, "right")
+            axes.text(
+                value + side * 0.012 * reach, height, f"{value:.2f}", va="center", ha=align, fontsize=7.5
+            )
+        told.append(f"{label}: " + ", ".join(f"{name} {values[name]:.2f}" for name in names))
+    axes.axvline(0, color=style.GREY, lw=0.8)
+    axes.set_yticks(places, names)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set(xlabel=y, xlim=(-1.12 * reach, 1.12 * reach))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    style.title(axes, title)
+    return style.describe(figure, f"{title}. {y}. " + "; ".join(told) + ".")
 
 
 @style.styled
@@ -187,18 +217,18 @@ def plot_field(
     velocity_of: Callable[[Tensor, float], Tensor],
     *,
     data: Tensor,
-    times: Sequence[float] = (0.95, 0.6, 0.25),
+    times: Sequence[float] = (0.95, 0.5, 0.02),
     starts: int = 14,
     title: str = "",
 ) -> Figure:
-    """A velocity field of two numbers at some times: arrows towards clean, the data as stars, walks from noise.
+    """A velocity field of two numbers at some times: arrows against it, the data as stars, walks from noise.
 
     `velocity_of(points (N, 2), t)`; `data` (N, 2). Each walk is made with 60 Euler steps and drawn up to the time
     of its panel.
     """
     import torch
 
-    figure = style.new_figure(3.3)
+    figure = style.new_figure(3.6)
     walks = _walk(velocity_of, torch.randn(starts, 2, generator=torch.Generator().manual_seed(5)))
     reach = 3.1
     ticks = torch.linspace(-reach * 0.93, reach * 0.93, 13)
@@ -213,11 +243,13 @@ def plot_field(
         axes.scatter(*made[-1].T, s=16, color=style.VERMILION, zorder=3, edgecolor="white", lw=0.5)
         axes.scatter(*data.T, s=150, marker="*", color=style.BLUE, zorder=4, edgecolor="white", lw=0.8)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-        style.bare(axes)
+        style.bare(axes).set(xlabel="first number", ylabel="second number")
         axes.set_title(f"time {t:g}", fontsize=9, loc="left")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    legend = "arrow: against the velocity, towards clean      star: a video      dot: where a walk stands, with its way"
+    figure.supxlabel(legend, fontsize=8, color=style.GREY)
     at = ", ".join(f"{t:g}" for t in times)
-    words = f"arrows towards clean at times {at}; {starts} walks from noise end at the stars"
+    words = f"arrows against the velocity, towards clean, at times {at}; {starts} walks from noise end at the stars"
     return style.describe(figure, f"{title or 'Velocity field'}: {len(data)} data points as stars, {words}.")
 
 

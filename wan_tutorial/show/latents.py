@@ -108,7 +108,7 @@ def plot_histogram(groups: dict[str, Tensor | np.ndarray], *, title: str = "", r
     )
     told = []
     for (name, latent), colour in zip(groups.items(), style.CYCLE, strict=False):
-        values = np.asarray(latent, dtype=np.float64).ravel()
+        values = _array(latent).ravel()
         heights, _ = np.histogram(values, edges, density=True)
         axes.plot(middle, heights, color=colour, label=name, lw=1.8)
         told.append(f"{name}: mean {values.mean():.2f}, standard deviation {values.std():.2f}")

@@ -23,6 +23,7 @@ REAL = "wan2.1-vace-14b-q3"
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
 SAMPLES = {  # groups of the shipped evaluation -> what was asked for
     "judge_on_renders": "renders: how well the judge reads",
+    "judge_on_held_out_combinations": "renders of combinations held out of training",
     "captions_train": "captions",
     "captions_held_out": "combinations held out of training",
     "free_phrasings": "other phrasings",
@@ -66,10 +67,12 @@ def show_place(stage: str) -> None:
 def show_costs(measured: Sequence[StageUse], pipe: Any, *, card: str = "T4") -> None:
     """Stages measured here on the model that ran, beside what the plan predicts for the real model on a card.
 
-    The prediction is for the real model's own settings, and the longest video of its size that the card can hold.
+    The prediction is for the real model's own settings, and the longest video of its size that the card can hold; with a
+    reference where the run here had something given.
     """
-    entry = find_model(REAL)
-    plan = plan_run(entry, find_card(card), Run(entry.size, entry.steps, entry.guidance))
+    entry, given = find_model(REAL), any(use.name == "context" for use in measured)
+    run = Run(entry.size, entry.steps, entry.guidance, reference=given)
+    plan = plan_run(entry, find_card(card), run)
     if plan.nearest:
         plan = plan_run(entry, plan.card, plan.nearest)
     predicted = {stage.name: stage for stage in plan.stages}
@@ -80,8 +83,8 @@ def show_costs(measured: Sequence[StageUse], pipe: Any, *, card: str = "T4") -> 
         there = f"{minutes}, {spoken_bytes(stage.vram)} of GPU memory"
         rows.append([use.name, there, f"{use.seconds:.1f} s, {spoken_bytes(memory)}"])
     show_table(["stage", f"real model on a {card}, predicted", f"{pipe.entry.name} here, measured"], rows)
-    run = plan.run
-    print(f"Predicted for {run.size}, {run.steps} steps, guidance {run.guidance:g}.")
+    run, beside = plan.run, ", a reference" if given else ""
+    print(f"Predicted for {run.size}, {run.steps} steps, guidance {run.guidance:g}{beside}.")
 
 
 def read_evaluation(pipe: Any) -> dict[str, Any]:

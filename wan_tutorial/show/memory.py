@@ -34,8 +34,6 @@ PARTS = {
     "tokens": style.VERMILION,
 }
 
-CLEAR: dict = {"boxstyle": "square,pad=0.12", "fc": style.PAPER, "ec": "none"}  # keeps a line out of a number
-
 
 def step_parts(plan: Plan) -> dict[str, float]:
     """What the fullest stage of a run, its steps, is made of, in bytes: the parts that the plan adds up."""
@@ -48,12 +46,19 @@ def step_parts(plan: Plan) -> dict[str, float]:
     return {name: float(parts[name]) for name in PARTS}
 
 
+def _clear_of(limit: float, end: float, room: float) -> float:
+    """Where a number beside a bar begins, so that the limit's line does not run through it."""
+    return limit if limit - room < end <= limit else end
+
+
 @style.styled
 def plot_memory(plans: Mapping[str, Plan], *, title: str = "") -> Figure:
     """The memory of the steps, part by part, for each {name: plan}, and the line that the card draws."""
-    figure = style.new_figure(0.95 + 0.36 * len(plans))
+    figure = style.new_figure(1.05 + 0.36 * len(plans))
     axes = figure.subplots()
-    limit = 0.0
+    card = next(iter(plans.values())).card
+    limit = SPARE * (card.vram or card.ram) / GIGABYTE
+    most = max(limit, *(sum(step_parts(plan).values()) / GIGABYTE for plan in plans.values()))
     told = []
     for row, (name, plan) in enumerate(plans.items()):
         left = 0.0
@@ -61,21 +66,18 @@ def plot_memory(plans: Mapping[str, Plan], *, title: str = "") -> Figure:
             label = part if row == 0 else None
             axes.barh(row, size / GIGABYTE, left=left, height=0.64, color=PARTS[part], label=label)
             left += size / GIGABYTE
-        limit = SPARE * (plan.card.vram or plan.card.ram) / GIGABYTE
         fits = left <= limit
-        axes.annotate(f"{left:.1f} GB", (left, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5,
-                      fontweight="bold" if fits else "normal", color=style.INK if fits else style.VERMILION,
-                      bbox=CLEAR)  # fmt: skip
+        place = _clear_of(limit, left, 0.085 * most)
+        axes.annotate(f"{left:.1f} GB", (place, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5,
+                      fontweight="bold" if fits else "normal", color=style.INK if fits else style.VERMILION)  # fmt: skip
         told.append(f"{name} {left:.1f} GB{'' if fits else ', too much'}")
     axes.axvline(limit, color=style.INK, lw=1.4, ls=(0, (3, 2)))
-    card = next(iter(plans.values())).card
-    axes.text(limit, len(plans) - 0.45, f" {card.name}: {limit:.1f} GB", fontsize=8.5, va="top")
+    axes.text(limit, -0.5, f" {card.name}: {limit:.1f} GB", fontsize=8.5, va="bottom")
     axes.set_yticks(range(len(plans)), list(plans))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("GB during the steps, predicted")
-    axes.margins(x=0.12)
-    axes.set(xlim=(0, None), ylim=(len(plans) - 0.2, -0.5))
+    axes.set(xlim=(0, 1.12 * most), ylim=(len(plans) - 0.45, -0.95))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize=8)
     axes.set_title(title)
     return style.describe(figure, f"{title or 'Memory of the steps'} on {card.name}, of which {limit:.1f} GB can be planned "
@@ -114,27 +116,27 @@ def explore_memory(
 @style.styled
 def plot_plan(plan: Plan) -> Figure:
     """One run: its stages as bars against the card's memory, and the verdict in words."""
-    figure = style.new_figure(2.75)
+    figure = style.new_figure(2.9)
     axes, words = figure.subplots(1, 2, width_ratios=(1.9, 1))
     style.bare(words)
     limit = SPARE * (plan.card.vram or plan.card.ram) / GIGABYTE
+    most = max(limit, *(plan.memory(stage) / GIGABYTE for stage in plan.stages))
     colours = {"text": style.EMBEDDINGS, "context": style.PIXELS, "steps": style.WORK, "decode": style.PIXELS}
     for row, stage in enumerate(plan.stages):
         size = plan.memory(stage) / GIGABYTE
         axes.barh(row, size, height=0.6, color=colours[stage.name], alpha=1 if size <= limit else 0.55)
         told = f"{size:.1f} GB, {stage.minutes:.1f} min"
-        axes.annotate(
-            told, (size, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=CLEAR
-        )
+        place = _clear_of(limit, size, 0.27 * most)
+        axes.annotate(told, (place, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
     axes.axvline(limit, color=style.INK, lw=1.4, ls=(0, (3, 2)))
     axes.text(limit, -0.45, f" {limit:.1f} GB", fontsize=8, va="bottom")
     axes.set_yticks(range(len(plan.stages)), [stage.name for stage in plan.stages])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    most = max(limit, *(plan.memory(stage) / GIGABYTE for stage in plan.stages))
     axes.set(xlabel="GB, predicted", xlim=(0, 1.3 * most))
-    axes.set_title(f"{plan.entry.name} on {plan.card.name}", pad=12)
+    settings = f"{plan.run.steps} steps{', a LoRA' if plan.run.lora else ''}"
+    axes.set_title(f"{plan.entry.name} on {plan.card.name}: {settings}", pad=22)
     verdict = "It fits." if plan.fits else "It does not fit:"
     lines = [f"{plan.run.size}, {plan.run.tokens:,} tokens", f"about {plan.minutes:.0f} minutes", "", verdict]
     lines += textwrap.wrap(plan.problem or "", 44)
@@ -144,6 +146,6 @@ def plot_plan(plan: Plan) -> Figure:
     told = "; ".join(f"{stage.name} {plan.memory(stage) / GIGABYTE:.1f} GB" for stage in plan.stages)
     return style.describe(
         figure,
-        f"{plan.entry.name} on {plan.card.name}, {plan.run.size}: {told}; {limit:.1f} GB can be planned with. "
+        f"{plan.entry.name} on {plan.card.name}, {plan.run.size}, {settings}: {told}; {limit:.1f} GB can be planned with. "
         f"{verdict} {plan.problem or ''}",
     )

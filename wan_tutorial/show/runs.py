@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from wan_tutorial.show.widgets import WIDTH, _font
 
 SCREEN = 192  # pixels: how high a small film is made; the page shows it twice as large, a larger one as it is
 GAP = 6  # between films; transparent
+PANEL = 500  # pixels: how high the lab is in print
 LOUDER = 3  # a difference is shown this many times as large
 
 
@@ -239,37 +241,97 @@ def _article(record: Any, told: str) -> str:
 
 
 def draw_panel(record: Any, settings: Any) -> np.ndarray:
-    """What remains of the lab on a printed page: its settings, and six moments of the run on its screen."""
-    page = Image.new("RGB", (WIDTH, 600), style.PAPER)
-    draw, small, bold = ImageDraw.Draw(page), _font(13), _font(16)
-    draw.text(
-        (4, 6), f"Prompt lab: run {record.number}" if record else "Prompt lab: no run yet", style.INK, bold
-    )
-    made = settings.sampling
-    lines = [_cut(settings.prompt, small), f"not: {settings.negative or 'nothing'}",
-             f"{settings.model}   seed {settings.seed}   {settings.size}   {made.steps} steps   guidance "
-             f"{made.guidance:g}   shift {made.shift:g}   {made.sampler}, {made.scheduler}"]  # fmt: skip
-    for place, line in enumerate(lines):
-        draw.text((4, 38 + 22 * place), line, style.GREY if place else style.INK, small)
-    if record is None:
-        offered = (
-            "In a running notebook the controls stand here: one for each of these, LoRAs, a reference picture;",
-            "and beside them the video as it forms, every run so far, two runs compared, and grids.",
-        )
-        for place, line in enumerate(offered):
-            draw.text((4, 122 + 22 * place), line, style.INK, small)
-        return np.asarray(page)[:176]
-    frames = record.frames()
-    side = (WIDTH - 5 * 6 - 8) // 6
-    moments = scaled(frames[strip_frames(len(frames), 6)], round(side * frames.shape[1] / frames.shape[2]))
+    """What remains of the lab on a printed page: its controls as they stand, and six moments of the run on its screen."""
+    page = Image.new("RGB", (WIDTH, PANEL), style.PAPER)
+    draw = ImageDraw.Draw(page)
+    left, edge, top = 12, 372, 10
+    _box(draw, (1, 1, edge, PANEL - 2))
+    for row in _control_rows(settings):
+        x, high = left, 4 * 17 + 9 if row[0][0] == "Prompt" else 24
+        wide = (edge - 2 * left - 8 * (len(row) - 1)) // len(row)
+        for label, value in row:
+            draw.text((x, top), label, style.GREY, _font(10))
+            _box(draw, (x, top + 14, x + wide, top + 14 + high), fill=None if label else style.FAINT)
+            lines = (
+                textwrap.wrap(value, 52, max_lines=4, placeholder="...")
+                if high > 24
+                else [_cut(value, _font(12), wide - 12)]
+            )
+            for place, line in enumerate(lines):
+                draw.text((x + 7, top + 18 + 17 * place), line, style.INK, _font(12))
+            x += wide + 8
+        top += high + 19
+    _draw_desk(page, record, edge + 16)
+    return np.asarray(page)
+
+
+def _control_rows(settings: Any) -> list[list[tuple[str, str]]]:
+    """The lab's controls, row by row, with what they say; a button has no label."""
+    made, size = settings.sampling, settings.video_size
+    loras = ", ".join(f"{Path(path).stem} at {strength:g}" for path, strength in settings.loras)
+    return [
+        [("Prompt", settings.prompt)],
+        [("Negative prompt", settings.negative)],
+        [("Seed", str(settings.seed)), ("", "New seed"), ("Model", settings.model)],
+        [("Width", str(size.width)), ("Height", str(size.height)), ("Frames", str(size.frames))],
+        [("Steps", str(made.steps)), ("Guidance", f"{made.guidance:g}"), ("Shift", f"{made.shift:g}")],
+        [("Sampler", made.sampler), ("Scheduler", made.scheduler)],
+        [("Start from", "a video" if settings.start else "pure noise"), ("Denoise", f"{made.denoise:g}")],
+        [("LoRAs", loras or "none"), ("", "Add")],
+        [("Reference", Path(settings.reference).stem if settings.reference else "none"), ("", "Upload")],
+        [("Fit", "cut to shape" if settings.fit == "crop" else "whole, on white"),
+         ("Strength", f"{settings.vace_strength:g}")],
+    ]  # fmt: skip
+
+
+def _draw_desk(page: Image.Image, record: Any, left: int) -> None:
+    """The other half of the panel: the buttons, and the screen with six moments of a run."""
+    draw, font, small = ImageDraw.Draw(page), _font(12), _font(11)
+    _box(draw, (left, 1, WIDTH - 2, 52))
+    for x, name, fill, ink in ((12, "Run", style.BLUE, style.PAPER), (84, "Cancel", style.FAINT, style.INK)):
+        _box(draw, (left + x, 13, left + x + 62, 40), fill=fill)
+        draw.text((left + x + 31, 26), name, ink, font, anchor="mm")
+    done = WIDTH - 16 if record else left + 162
+    draw.line((left + 162, 26, WIDTH - 16, 26), style.FAINT, 6)
+    draw.line((left + 162, 26, done, 26), style.BLUE, 6 if record else 0)
+    _box(draw, (left, 64, WIDTH - 2, PANEL - 2))
+    for place, name in enumerate(("Look", "History", "Grid")):
+        draw.text((left + 16 + 76 * place, 76), name, style.GREY if place else style.INK, _font(13))
+    draw.line((left + 14, 98, left + 54, 98), style.BLUE, 2)
+    for x, name in ((14, "Video"), (76, "Side by side"), (178, "Difference"), (270, "Steps")):
+        _box(draw, (left + x, 110, left + x + draw.textlength(name, small) + 18, 132))
+        draw.text((left + x + 9, 121), name, style.INK, small, anchor="lm")
+    words, corner = "Nothing is painted yet: press Run.", (left + 14, 144)
+    if record is not None:
+        words = f"Run {record.number}: six moments of it"
+        _paste_moments(page, record, corner, WIDTH - left - 30)
+    else:
+        _box(draw, (*corner, WIDTH - 16, PANEL - 70), fill="#f2f2f2")
+    draw.text((left + 14, PANEL - 56), words, style.INK, font)
+    told = "This is a picture of the lab. In a running notebook every control works."
+    draw.text((left + 14, PANEL - 32), told, style.GREY, small)
+
+
+def _paste_moments(page: Image.Image, record: Any, corner: tuple[int, int], room: int) -> None:
+    """Six moments of a run, three beside each other, as large as there is room."""
+    frames, gap = record.frames(), 6
+    height = (PANEL - 70 - corner[1] - gap) // 2
+    height = min(height, (room - 2 * gap) // 3 * frames.shape[1] // frames.shape[2])
+    moments = scaled(frames[strip_frames(len(frames), 6)], height)
     for place, moment in enumerate(moments):
-        page.paste(Image.fromarray(moment), (4 + place * (side + 6), 112))
-    return np.asarray(page)[: 124 + moments.shape[1]]
+        x, y = place % 3 * (moments.shape[2] + gap), place // 3 * (height + gap)
+        page.paste(Image.fromarray(moment), (corner[0] + x, corner[1] + y))
 
 
-def _cut(words: str, font: Any) -> str:
-    if font.getlength(words) <= WIDTH - 8:
+def _box(
+    draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], *, fill: str | None = None
+) -> None:
+    draw.rounded_rectangle(box, 6, fill, None if fill else style.FAINT)
+
+
+def _cut(words: str, font: Any, room: int) -> str:
+    if font.getlength(words) <= room:
         return words
-    while font.getlength(words + "...") > WIDTH - 8:
+    while words and font.getlength(words + "...") > room:
         words = words[:-1]
     return words + "..."

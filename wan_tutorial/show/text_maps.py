@@ -5,14 +5,17 @@ In: pieces, ids, matrices, points. Out: figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
+from wan_tutorial.show.curves import _numbers
 from wan_tutorial.show.latents import plane_of
 
 if TYPE_CHECKING:
@@ -107,13 +110,22 @@ def _write_numbers(axes, cosines: np.ndarray, limits: tuple[float, float]) -> No
 
 @style.styled
 def plot_prompt_map(
-    vectors: Tensor | np.ndarray, labels: Sequence[str], groups: Sequence[str], *, title: str = ""
+    vectors: Tensor | np.ndarray,
+    labels: Sequence[str],
+    groups: Sequence[str],
+    *,
+    colours: Mapping[str, str] | None = None,
+    title: str = "",
 ) -> Figure:
-    """Prompts as points in the plane where their embeddings (N, D) differ most; a colour and a mark for each group."""
-    places, shares = plane_of(np.asarray(vectors, dtype=np.float64))
+    """Prompts as points in the plane where their embeddings (N, D) differ most; a colour and a mark for each group.
+
+    `colours` {group: colour}: where a group's own name is a colour, it should have that one.
+    """
+    places, shares = plane_of(_numbers(vectors))
     figure = style.new_figure(4.6, width=style.WIDTH * 0.9)
     axes = figure.subplots()
-    for group, colour, mark in zip(dict.fromkeys(groups), style.CYCLE, "osD^vP*", strict=False):
+    colours = colours or dict(zip(dict.fromkeys(groups), style.CYCLE, strict=False))
+    for (group, colour), mark in zip(colours.items(), "osD^vP*", strict=False):
         mine = [i for i, other in enumerate(groups) if other == group]
         axes.scatter(
             places[mine, 0],
@@ -126,13 +138,6 @@ def plot_prompt_map(
             lw=0.8,
             zorder=3,
         )
-    middle = places[:, 0].mean()
-    for (x, y), label in zip(places, labels, strict=True):
-        right = x <= middle
-        axes.annotate(
-            label, (x, y), (7 if right else -7, 0), textcoords="offset points", fontsize=7.5, va="center",
-            ha="left" if right else "right", color=style.GREY,
-        )  # fmt: skip
     axes.set(
         xlabel=f"first direction ({shares[0]:.0%} of the differences)", ylabel=f"second ({shares[1]:.0%})"
     )
@@ -140,12 +145,32 @@ def plot_prompt_map(
     axes.grid()
     axes.legend(loc="best")
     style.title(axes, title)
+    _label_points(figure, axes, places, labels)
     counts = ", ".join(f"{list(groups).count(g)} {g}" for g in dict.fromkeys(groups))
     return style.describe(figure, f"{title or 'Map of prompts'}: {len(labels)} prompts as points ({counts}).")
 
 
+def _label_points(figure: Figure, axes: Axes, places: np.ndarray, labels: Sequence[str]) -> None:
+    """A name beside each point, on the first of four sides where it meets no other name and no point."""
+    figure.draw_without_rendering()  # only then is it known where things stand on the page
+    spots = axes.transData.transform(places)  # (N, 2), in dots
+    taken: list[Bbox] = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+    sides = {(8, 0): "left center", (-8, 0): "right center", (0, 8): "center bottom", (0, -8): "center top"}
+    for (x, y), label in zip(places, labels, strict=True):
+        for number, (side, align) in enumerate(sides.items(), 1):
+            across, up = align.split()
+            name = axes.annotate(label, (x, y), side, textcoords="offset points", fontsize=7.5, color=style.GREY,
+                                 ha=across, va=up)  # fmt: skip
+            box = name.get_window_extent()
+            inside = box.x0 > axes.bbox.x0 and box.x1 < axes.bbox.x1
+            if number == len(sides) or (inside and not any(box.overlaps(other) for other in taken)):
+                break
+            name.remove()
+        taken.append(box)
+
+
 def cosine_matrix(rows: Tensor | np.ndarray, columns: Tensor | np.ndarray) -> np.ndarray:
     """The cosine of each of `rows` (N, D) with each of `columns` (M, D): (N, M)."""
-    a, b = np.asarray(rows, dtype=np.float64), np.asarray(columns, dtype=np.float64)
+    a, b = _numbers(rows), _numbers(columns)
     a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
     return a @ (b / np.maximum(np.linalg.norm(b, axis=1, keepdims=True), 1e-12)).T

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from wan_tutorial.show import style
 from wan_tutorial.show.panel import Panel
+from wan_tutorial.show.strips import plot_pictures
 from wan_tutorial.show.video import Frames, film_strip, to_frames
 from wan_tutorial.show.widgets import QUALITY, WIDTH, _font, picture_html
 
@@ -59,6 +60,7 @@ class TrainingBoard:
         self.minutes: list[float] = []
         self.values: list[float] = []
         self.pages: dict[str, np.ndarray] = {}  # {when: picture}: the history, for a slider
+        self.copies: dict[float, np.ndarray] = {}  # {seconds: what the network made of the targets}
         self.stopped = False
         self._moment: Moment | None = None
         self._drawn, self._drawing = (
@@ -117,15 +119,28 @@ class TrainingBoard:
             self.minutes, self.values, self.targets, made, y=self.y, title=f"After {when}", rows=self.rows
         )
         self.pages[when] = style.to_array(page, dots=100)[:, :WIDTH]
+        self.copies[60 * self._moment.minutes] = made
         self._words = str(page.get_label())
         self._image.value = picture_html(style.to_jpeg(self.pages[when], quality=QUALITY), alt=self._words)
         self._drawn, self._drawing = time.monotonic(), time.monotonic() - began
 
-    def history(self, most: int = 16) -> dict[str, np.ndarray]:
-        """The pictures that were drawn, {when: picture}, thinned out evenly."""
-        names = list(self.pages)
-        chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(most, len(names)))})
-        return {names[i]: self.pages[names[i]] for i in chosen}
+    def history(self, most: int = 5) -> dict[float, np.ndarray]:
+        """Some of the copies, {seconds: pictures}: the first, the last, and between them even steps of the logarithm of
+        time, as most is learned early."""
+        seconds = np.array(list(self.copies))
+        if len(seconds) <= most:
+            return dict(self.copies)
+        wanted = np.geomspace(seconds[-1], seconds[1], most - 1)
+        chosen = {0, *(int(np.abs(seconds - when).argmin()) for when in wanted)}
+        return {seconds[i]: self.copies[seconds[i]] for i in sorted(chosen)}
+
+    def plot_history(self, most: int = 5) -> Figure:
+        """What was to be copied on the left, and to the right of it the copies as they came along."""
+        columns = {self.rows[0]: self.targets}
+        columns |= {f"after {when:.0f} s": made for when, made in self.history(most).items()}
+        shown = [frames[row] for row in range(len(self.targets)) for frames in columns.values()]
+        alt = f"{len(self.targets)} pictures, from left to right: {', '.join(columns)}."
+        return plot_pictures(shown, labels=[*columns] * len(self.targets), columns=len(columns), alt=alt)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopped:  # asked twice: really

@@ -24,6 +24,7 @@ from wan_tutorial.show.video import check_fps, strip_frames, to_frames
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from wan_tutorial.sampling.solvers import Step
@@ -99,16 +100,14 @@ class Flipbook:
 
 
 def explore_pictures(
-    pictures: Mapping[str, np.ndarray], *, alt: str, name: str = "", start: int = 0
+    pictures: Mapping[str, np.ndarray], *, alt: str, printed: Figure, name: str = "", start: int = 0
 ) -> Flipbook:
-    """Slide through pictures {label: (height, width, 3) uint8}; readers of the page see the first, middle and last."""
+    """Slide through pictures {label: (height, width, 3) uint8}; readers of the page see the figure `printed`."""
     shown, labels = list(pictures.values()), list(pictures)
     pages = {place: style.to_jpeg(picture, quality=QUALITY) for place, picture in enumerate(shown)}
     book = Flipbook(labels, [f"{alt}: {label}" for label in labels], pages, name, start)
-    places = sorted({0, len(shown) // 2, len(shown) - 1})
-    print_page = np.concatenate([shown[place] for place in places])
-    words = f"{alt}. From top to bottom: {', '.join(labels[place] for place in places)}."
-    show_widget(book.widget(), style.to_jpeg(print_page, quality=QUALITY), alt=words)
+    static = style.to_jpeg(style.to_array(printed, dots=100), quality=QUALITY)
+    show_widget(book.widget(), static, alt=f"{alt}. {printed.get_label()}")
     return book
 
 
@@ -309,12 +308,14 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 class Board:
     """Controls, a button, a bar that shows progress, and a picture that the work draws into.
 
-    `work(**values)` is a generator: each thing it yields is (share done, picture), so long work shows itself growing.
+    `work(**values)` is a generator: each thing it yields is (share done, picture), so long work shows itself growing;
+    a picture that is not there yet is None.
     """
 
     what: str  # a name for the picture, in words
     controls: Mapping[str, Widget]
-    work: Callable[..., Iterable[tuple[float, np.ndarray]]]
+    work: Callable[..., Iterable[tuple[float, np.ndarray | None]]]
+    shows: str = "clean guess and latent at the last step, frame by frame"
     parts: dict[str, Any] = field(default_factory=dict)
 
     def show(self) -> Board:
@@ -333,8 +334,9 @@ class Board:
 
     def say(self) -> str:
         """The picture in words: what it is, and the controls it was made with."""
-        values = ", ".join(f"{name} {_spoken(control.value)}" for name, control in self.controls.items())
-        return f"{self.what}: {values}; clean guess and latent at the last step, frame by frame."
+        values = {name: _spoken(control.value) for name, control in self.controls.items()}
+        told = ", ".join(f"{name} {value}" for name, value in values.items() if value)
+        return f"{self.what}: {told}; {self.shows}."
 
     def run(self) -> bytes:
         """What the button does; an error is said beside it. Returns the last picture."""
@@ -343,8 +345,10 @@ class Board:
         values = {name: control.value for name, control in self.controls.items()}
         try:
             for share, picture in self.work(**values):
-                page = style.to_jpeg(picture, quality=QUALITY)
-                bar.value, image.value = share, picture_html(page, alt=self.say())
+                bar.value = share
+                if picture is not None:
+                    page = style.to_jpeg(picture, quality=QUALITY)
+                    image.value = picture_html(page, alt=self.say())
         except WanError as error:
             said.value = html.escape(str(error), quote=False)
         finally:
@@ -399,14 +403,15 @@ def _growing(name: str, steps: Iterable[Step], look: Look) -> Iterable[tuple[flo
 def explore_words(
     prompt: str,
     encode: Callable[[str], EncodedText],
-    run: Callable[[Tensor], Iterable[Step]],
-    look: Look,
+    paint: Callable[[Tensor], Iterable[Step]],
+    decode: Callable[[Tensor], Tensor],
     *,
+    fps: float,
     word: str | None = None,
 ) -> Board:
-    """Word surgery: choose a word of a prompt, scale its rows (0 takes it out, 2 doubles it) or swap it, and run.
+    """Word surgery: choose a word of a prompt, scale its rows (0 takes it out, 2 doubles it) or swap it, and see the video.
 
-    `encode(prompt)` gives the encoded text, `run(embedding)` the steps of a video painted from it.
+    `encode(prompt)` gives the encoded text, `paint(embedding)` the steps of a video, `decode(latent)` its pixels.
     """
     import ipywidgets
 
@@ -425,13 +430,15 @@ def explore_words(
 
     controls["swap"].observe(at_full_strength, names="value")
 
-    def work(word: str, strength: float, swap: str) -> Iterable[tuple[float, np.ndarray]]:
+    def work(word: str, strength: float, swap: str) -> Iterable[tuple[float, np.ndarray | None]]:
         new = swap.strip() or word
         encoded = encode(re.sub(rf"\b{re.escape(word)}\b", lambda _: new, prompt))
         name = f"{word!r} swapped for {new!r}" if new != word else f"{word!r}"
-        return _growing(f"{name}, strength {strength:g}", run(scale_word(encoded, new, strength)), look)
+        for step in paint(scale_word(encoded, new, strength)):
+            yield (step.index + 1) / (step.steps + 1), None
+        yield 1.0, draw_strip(decode(step.latent), f"{name}, strength {strength:g}", fps=fps)
 
-    return Board("Word surgery", controls, work).show()
+    return Board("Word surgery", controls, work, "film strip of the video").show()
 
 
 def scale_word(encoded: EncodedText, word: str, strength: float) -> Tensor:

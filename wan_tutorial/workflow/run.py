@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from wan_tutorial.errors import WanError, check_path
-from wan_tutorial.machine.weights import bundled_folder, find_model
+from wan_tutorial.machine.weights import bundled_folder, find_model, models_folder
 from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load, progress_bar
 from wan_tutorial.reference import VaceContext, check_strength, read_given, read_picture
 from wan_tutorial.sampling.denoise import SamplingSettings
@@ -150,8 +150,8 @@ def run_workflow(
     """Run a workflow node by node.
 
     `model` is an entry of the catalogue, `pipe` a pipeline that is loaded already. `folder` is a folder of models, laid
-    out as ComfyUI's; `save_to` is where Save nodes write, nowhere if not given. Raises WanError before any node runs if
-    the workflow cannot run.
+    out as ComfyUI's; for a heavy model that of the downloads if not given. `save_to` is where Save nodes write, nowhere if
+    not given. Raises WanError before any node runs if the workflow cannot run.
     """
     for finding in workflow.check():
         if finding.problem:
@@ -177,20 +177,21 @@ class _Runner:
         self, workflow: Workflow, pipe: Pipeline | None, model: str, folder: Any, save_to: Any, progress: bool
     ) -> None:
         self.workflow, self.progress = workflow, progress
-        self.folder = None if folder is None else check_path(folder, "folder of models", example="models")
+        self.entry = pipe.entry if pipe else find_model(model)
+        named = None if folder is None else check_path(folder, "folder of models", example="models")
+        self.folder = models_folder(named) if named or not self.entry.light else None
         self.save_to = None if save_to is None else check_path(save_to, "save_to", example="outputs")
         if self.save_to and self.save_to.is_file():
             raise WanError(
                 f"Save nodes write into a folder, and {self.save_to} is a file: try {self.save_to.parent}."
             )
-        self.entry = pipe.entry if pipe else find_model(model)
         self.given: dict[tuple[str, int], Any] = {}
         self.words: list[str] = []
         self.stand_ins: dict[str, str] = {}  # role: what is said about it
         self.plan = workflow.plan()
         own: dict[str, Any] = dict(self._model_files(pipe))
         self.settings = {node.id: self._settings(node) for node in self.plan if node.type == "KSampler"}
-        self.pipe = pipe or load(model, **own)
+        self.pipe = pipe or load(model, folder=self.folder, **own)
 
     def run(self) -> Iterator[NodeRun]:
         for node in self.plan:
@@ -283,7 +284,8 @@ class _Runner:
 
     def _add_loras(self, node: Node) -> tuple[Any, ...]:
         model, clip = self._take(node, "model"), self._take(node, "clip")
-        files = {name: self._lora_file(node, name) for name, _ in node.loras + node.clip_loras}
+        names = dict.fromkeys(name for name, _ in node.loras + node.clip_loras)  # each once
+        files = {name: self._lora_file(node, name) for name in names}
         on_model = [(files[name], float(strength)) for name, strength in node.loras]
         on_clip = [(files[name], float(strength)) for name, strength in node.clip_loras if clip is not None]
         for path, fit in zip(
