@@ -324,7 +324,7 @@ print(wan.inspect_file(pipe.files["vae"]).page(tensors=3))
 # %% [markdown]
 # **Notice** `Q3_K` in the first: weights in three bits and a bit more each, where training used 16 or 32. It is how a
 # model of 17 billion numbers, its *parameters*, fits into 8 GB; lesson 05 takes such a block apart. The text encoder
-# has numbers of eight bits, and carries its own dictionary (`spiece_model`).
+# has numbers of eight bits, and carries its own dictionary (the *SentencePiece model* in its first line).
 #
 # ## On the real model
 #
@@ -385,8 +385,8 @@ from wan_tutorial.show import show_costs
 show_costs(result.stages, pipe)
 
 # %% [markdown]
-# The prediction has not been checked on a real T4. Lesson 09 plans minutes and memory for your own machine before anything
-# is downloaded. Otherwise you would see objects and motions of every kind, and minutes instead of seconds.
+# The prediction has not been checked on a real T4. Lesson 09 plans minutes and memory for your own machine before
+# anything is downloaded. What you would see there: objects and motions of every kind, after minutes instead of seconds.
 #
 # ## Recap
 #

@@ -198,8 +198,9 @@ table = cosine_matrix(one.embedding[: one.tokens], two.embedding[: two.tokens])
 show_figure(plot_cosines(table, *labels, title="Rows: blue flames, columns: green flames"))
 
 # %% [markdown]
-# **Read the diagonal**: it compares each word with itself in the other sentence. A dictionary would have 1.00 everywhere
-# but at the colour. Here the colour has run into its neighbours: each row has looked at all others.
+# **Read the diagonal**: it compares each word with itself in the other sentence. A dictionary would have 1.00
+# everywhere but at the colour. Here a little of the colour has run into the other words, most into *a* (0.92), hardly
+# any into *flames* (0.99): each row has looked at all others, but not all take the same from it.
 #
 # So can the encoder tell *whose* colour it is? Swap two colours in a sentence and compare the row of *fire*; or swap the
 # order of the parts.
@@ -385,11 +386,11 @@ for piece, alike in zip(encoded.pieces[-after:][:7], torch.cosine_similarity(her
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Only the swap took the sword out: with the word's rows at zero the judge still saw one (99 %). Two reasons are possible.
-# *Traces*: below a cosine of 1 a neighbour has taken in which subject stands beside it. Or *habit*: in training this very
-# prompt always came with a sword. Where the word is missing from the text there are no traces, and the judge sees a sword
-# all the same (95 %): nearly all of it is habit. That is one seed; with another in `paint` all numbers change, so see
-# whether these two stay close.
+# Only the swap took the sword out: with the word's rows at zero the judge still saw one (99 %). Two reasons are
+# possible. *Traces*: the other words' rows hold something of the sword, as every cosine below 1 in the last list shows.
+# Or *habit*: in training this very prompt always came with a sword. Where the word is missing from the text there are
+# no traces, and the judge sees a sword all the same (95 %): nearly all of it is habit. That is one seed; with another
+# in `paint` all numbers change, so see whether these two stay close.
 #
 # </details>
 #
@@ -566,9 +567,10 @@ with meter.stage("text"):
 show_costs(meter.stages, pipe)
 
 # %% [markdown]
-# Predicted, and not checked on a real T4; most of it is reading the file. It knows a hundred languages (Wan's own default negative prompt is Chinese) and any word. ComfyUI also reads `(word:1.2)`
-# as a weight, which this kit and diffusers do not; a prompt with such brackets means different things in the two. How well
-# word surgery works on the real model has not been measured here.
+# Predicted, and not checked on a real T4; most of it is reading the file. The real encoder knows a hundred languages
+# (Wan's own default negative prompt is Chinese) and any word. ComfyUI also reads `(word:1.2)` as a weight, which this
+# kit and diffusers do not; a prompt with such brackets means different things in the two. How well word surgery works
+# on the real model has not been measured here.
 #
 # ## Recap
 #

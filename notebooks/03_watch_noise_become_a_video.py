@@ -117,9 +117,11 @@ print(
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Both lines rise first: the first guess is a dark mean with little in it to be wrong; at step 3 the guess is over-bright. From
-# there the layout falls to a quarter by step 6, the detail only at the end. The steps are not spread evenly over the noise:
-# half of them are spent high up, where only the layout can be told from the noise at all. That is what *shift* is for.
+# Both lines rise first: the first guess is a dark mean with little in it to be wrong; at step 3 the guess is
+# over-bright. From there the layout is down to a quarter by step 6; the detail takes until step 15 to come as near. And
+# your prediction? At step 0 there is a fire and no more; at step 3, the next one shown, the sword is there. The steps
+# are not spread evenly over the noise: half of them are spent high up, where only the layout can be told from the noise
+# at all. That is what *shift* is for.
 #
 # </details>
 #
@@ -409,8 +411,8 @@ for name, row in counted.items():
 print(f"{len(counted)} negative prompts were counted for these model files")
 
 # %% [markdown]
-# There was nothing to take away: in none of 24 captions did this model paint a defect that nobody asked for (so in at most
-# about one in seven).
+# There was nothing to take away: without a negative prompt (the first row) the judge found a defect in none of 24
+# captions, so the true share is at most about one in seven. The single one against *blurry* may be chance.
 #
 # At guidance 1 the negative prompt falls out of the formula, and the kit does not even compute it. Workflows with a speed
 # LoRA run so, and there the negative prompt does nothing at all. What does that save?

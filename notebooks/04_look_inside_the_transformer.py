@@ -364,9 +364,9 @@ print(
 )
 
 # %% [markdown]
-# A dark diagonal is a head that stays in its own frame. A dark line beside it looks one frame back or ahead. Even squares
-# look everywhere. And where in the picture? The ring is the token; the rows show where it looks, in each block through the
-# head that is most set on one place.
+# A dark diagonal is a head that stays in its own frame. A dark line beside it looks one frame back or ahead. A head
+# whose squares are all alike looks everywhere. And where in the picture? The ring is the token; the rows show where it
+# looks, in each block through the head that is most set on one place.
 
 # %%
 from wan_tutorial.show import plot_light
@@ -380,10 +380,11 @@ show_figure(plot_light(views, video, spot=SPOT, alt="Where one token on the blad
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Block 1 lights its own square in all four frames, block 5 mostly one frame back; block 2 the square above the ring, block 3
-# the one to the right, block 4 the one below. These look by *position*, whatever is there, which is what the clocks make
-# possible: move `SPOT`, and they move with the ring. Heads that look by *content* would stay with a thing; this choice of
-# heads hides them. Plot the others (`heads[1 - head]`), and see blocks 1 and 2.
+# Block 1 lights its own square in all four frames, block 5 mostly one frame back; block 2 the square above the ring,
+# block 3 the one to the right, block 4 the one below. These look by *position*, whatever is there, which is what the
+# clocks make possible: move `SPOT`, and they move with the ring. Heads that look by *content* would stay with a thing;
+# this choice of heads hides them. Plot the others (`heads[1 - head]`) and look at blocks 1 and 2 first: in the tables
+# above, these heads spread over all four moments.
 #
 # </details>
 #
@@ -472,10 +473,11 @@ show_figure(plot_bar_groups(series, y=what, title=title, reach=1.0))
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# A bar to the left is a word read where it will be dark. The bars of the first step are as long as those of step 4 (dark
-# -0.78 and -0.77, fire 0.58 and 0.53): the places were divided before there was anything to see. The tokens know where they
-# stand, and a fire stands where fires stood in training. (Bars of words whose map is pale above mean little: the correlation
-# does not see how weak a map is.)
+# *Sword* is read on the blade and around it, *dark* and *background* above and beside the fire. A bar to the left is a
+# word read where it will be dark. The bars of the first step are as long as those of step 4 (dark -0.78 and -0.77, fire
+# 0.58 and 0.53): the places were divided before there was anything to see. By comparing themselves with their
+# neighbours the tokens find out where they stand, and a fire stands where fires stood in training. (Bars of words whose
+# map is pale above mean little: the correlation does not see how weak a map is.)
 #
 # </details>
 #

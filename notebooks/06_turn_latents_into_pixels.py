@@ -120,8 +120,9 @@ by_frame = {
 show_figure(plot_lines(by_frame, x="frame", y="PSNR (dB)", title="How good the copies are, frame by frame"))
 
 # %% [markdown]
-# **Notice** whether the curves go up and down every four frames: one latent frame serves four, and need not serve them
-# equally well.
+# **Notice** the bumps at frames 3, 7 and 11, clearest in the lantern's curve: one latent frame serves four, and here
+# the third of each four is copied best or nearly so. Over a hundred videos the last of the four is the best
+# ([card](../assets/mini/README.md)).
 #
 # Four videos are few. The evaluation file that ships with the scale model has a hundred, which no training saw:
 

@@ -715,10 +715,11 @@ show_figure(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Guidance on top of guidance: the numbers leave the range that the decoder knows, and contrast and colour with them; the
-# bars say how far. Three times the update is no update that any training has seen. Strength 3 ruins the picture with numbers
-# hardly larger: size alone does not tell. A negative look leads away from it, not to its opposite: nobody ever showed the model
-# what *un-neon* is.
+# Guidance on top of guidance: the numbers leave the range that the decoder knows, and contrast and colour with them;
+# the bars say how far. Three times the update is no update that any training has seen. Strength 3 ruins the picture
+# with numbers hardly larger: size alone does not tell. A negative look leads away from it, not to its opposite: nobody
+# ever showed the model what *un-neon* is. Here it leads into the dark: the sword is gone, and hardly an ember of the
+# fire is left.
 #
 # </details>
 #
@@ -772,9 +773,11 @@ show_table([f"{size} on a T4, predicted", "minutes", "GB on the GPU"], rows)
 
 # %% [markdown]
 # Neither was checked on a real T4. Set `MODEL`, `SPEED` and `LOOK`, and the cells that open the file or paint run
-# unchanged; those that merge or train are made for the scale model. What the real file does at which strength is not
-# measured here. ComfyUI's template sets 0.3 for four steps and speaks of 0.3 to 0.7; WanGP's page on LoRAs pairs 0.3 with
-# twelve steps and about 1 with four: advice that does not agree, so make your own grid. And where `MODEL` is the real one:
+# unchanged; those that merge or train are made for the scale model. They paint at the model's own size, 832x480x81,
+# where twenty guided steps take about 86 minutes (predicted; lesson 12). For the table's size draw the noise with
+# `pipe.draw_noise(wan.VideoSize(480, 480, 33), seed=...)`. What the real file does at which strength is not measured
+# here. ComfyUI's template sets 0.3 for four steps and speaks of 0.3 to 0.7; WanGP's page on LoRAs pairs 0.3 with twelve
+# steps and about 1 with four: advice that does not agree, so make your own grid. And where `MODEL` is the real one:
 
 # %%
 if pipe.entry.light:

@@ -156,10 +156,10 @@ for name, video in videos.items():
     print(f"{name:26} distance {distance(video):.3f}, {1 - distance(video) / far:+.0%} of the way")
 
 # %% [markdown]
-# One seed is luck, and pixels are a poor judge of a hilt. In the shipped evaluation a *probe*, a small network that reads
-# traits from pictures and has never met this model, is shown each generated video and ten scenes that share every word; it
-# must find the one the reference came from. The reference shows another moment and another camera, and the prompt
-# changes one of its names. Guessing finds one in ten.
+# One seed is luck, and pixels are a poor judge of a hilt. In the shipped evaluation a *probe*, a small network that
+# reads traits from pictures and has never met this model, is shown each generated video and ten scenes that share every
+# word; it must find the one the reference came from. The reference shows another moment, from another camera, and
+# differs from the prompt in one thing that has a name, such as the colour of the flames. Guessing finds one in ten.
 
 # %%
 from wan_tutorial.show import read_evaluation, say_share
@@ -578,9 +578,10 @@ print("not trimmed, change from frame to frame:", " ".join(f"{change:.2f}" for c
 #
 # ## On the real model
 #
-# Every cell above runs with the real weights; put the path of the real LoRA file into `causvid`, and bring time: each video
-# takes what the table says. A reference costs one latent frame more to paint, and a VACE block after every fifth main block
-# at each look.
+# Every cell above runs with the real weights; put the path of the real LoRA file into `causvid`, and bring time: the
+# cells paint at the model's own size, 832x480x81, whose cost is in the second table below (for 20 steps; most cells
+# take 12). The first table is for a smaller video and compares. A reference costs one latent frame more to paint, and a
+# VACE block after every fifth main block at each look.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -4,7 +4,7 @@
 # | | |
 # |---|---|
 # | **After this lesson you can** | say before a download what a run will take of memory and time, fetch the real files or use the ones you have, run the workflow's two videos on a GPU, go on after a lost session, and know what to turn down when it does not fit |
-# | **Time** | 45 minutes; the cells run in about one without a GPU, in about 40 minutes on a Colab T4 (predicted) |
+# | **Time** | 45 minutes; the cells run in about one without a GPU, in about 35 minutes on a Colab T4 (predicted), the download not counted |
 # | **Needs** | without a GPU: 2 GB of free memory, 0 MB to download. The real model: an NVIDIA GPU of 12 GB or more, or a free Colab T4, and 15 GB to download |
 # | **Where it stands** | the whole pipeline, now with the 17-billion-parameter model of the original workflow |
 
@@ -433,12 +433,13 @@ shown["4 steps, LoRA and reference"] = referred.video
 show_figure(plot_strips(shown, fps=guided.fps, alt="Two videos of the workflow's prompts, made here"))
 
 # %% [markdown]
-# On the stand-in these are the scale model's pictures, in few steps: judge the way, not the beauty. On the real weights they
-# are yours to judge first.
+# On the stand-in these are the scale model's pictures: judge the way, not the beauty. On the real weights they are
+# yours to judge first.
 #
-# The second is not quite the workflow's. ComfyUI would cut this square to 832 x 480, and pommel and logs with it. Here all of
-# it stands on white, as in Wan's own code; `fit="crop"` gives the workflow's. And on the real weights both videos have 33
-# frames, not 81.
+# The second is not quite the workflow's. ComfyUI would cut this square to 832 x 480, and pommel and logs with it. Here,
+# at that size, all of it stands on white, as in Wan's own code; `fit="crop"` gives the workflow's. (The stand-in's
+# video is square, as the picture is: nothing is cut or padded.) And on the real weights both videos have 33 frames, not
+# 81.
 #
 # ## Look: predicted against measured
 #
@@ -552,7 +553,8 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# Yes, and it takes twice as long: the two prompts are asked one after the other.
+# In memory, yes: the two prompts are asked one after the other. It takes twice as long, and a run of many hours the
+# plan counts as one that does not fit: compare *guidance 1* and *all of it* in the table above.
 #
 # </details>
 #

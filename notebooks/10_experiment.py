@@ -54,10 +54,10 @@ if MODEL != "mini":  # small, and with the LoRA for few steps, so that a grid ta
 lab = wan.explore(model=MODEL, steps=6, folder="outputs/experiments", **START)
 
 # %% [markdown]
-# On the left is every setting of the pipeline; only what can be chosen is valid. The line under **Run** says what the plan
-# expects, before anything runs. Press **Run**, and watch the clean guess become a video. **Cancel** stops within one step.
-# Then change *one* setting, run again, and press **Side by side**, **Difference** and **Steps**. Every run is kept in a folder:
-# **History** shows it again, also tomorrow.
+# On the left is every setting of the pipeline; only what is valid can be chosen. The line under **Run** says what the
+# plan expects, before anything runs. Press **Run**, and watch the clean guess become a video. **Cancel** stops within
+# one step. Then change *one* setting, run again, and press **Side by side**, **Difference** and **Steps**. Every run is
+# kept in a folder: **History** shows it again, also tomorrow.
 #
 # | where | with | |
 # |---|---|---|

@@ -166,6 +166,7 @@ def test_the_stages_run_there_by_themselves(load_on_card):
     assert {(one.device.type, one.dtype) for one in (text.positive, latent)} == {("cuda", torch.float32)}
     mixed = mix(latent, pipe.draw_noise(SIZE).to(latent), 0.5)
     *_, step = pipe.denoise(mixed, text, steps=2, guidance=1.0)
+    assert list(pipe._parts) == ["transformer"]  # the plan counts on one network at a time
     assert pipe.decode(step.clean_guess).shape == pipe.decode(mixed).shape == VIDEO.shape
     context = pipe.encode_context(read_given(SIZE, reference=PICTURE))
     told = {"start": torch.cat([context.references, latent], dim=2).cpu(), "denoise": 0.5, "steps": 1}

@@ -407,7 +407,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """The plan that the options of doctor ask for; without a model, the real one's."""
-    from wan_tutorial.machine.hardware import read_machine, this_card
+    from wan_tutorial.machine.hardware import plan_here
     from wan_tutorial.machine.plan import Run, find_card, plan_run
     from wan_tutorial.sampling.denoise import SamplingSettings
 
@@ -421,8 +421,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         options.reference,
     )
     SamplingSettings(steps=run.steps, guidance=run.guidance)  # raises for what cannot be
-    card = this_card(read_machine()) if options.card is None else find_card(options.card)
-    return plan_run(entry, card, run)
+    return plan_here(entry, run) if options.card is None else plan_run(entry, find_card(options.card), run)
 
 
 if __name__ == "__main__":

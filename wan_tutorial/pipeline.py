@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,7 +37,7 @@ from wan_tutorial.machine.hardware import (
     plan_here,
     read_machine,
 )
-from wan_tutorial.machine.plan import Run
+from wan_tutorial.machine.plan import Run, decode_memory, encode_memory
 from wan_tutorial.machine.weights import ROLES, ModelEntry, find_files, find_model
 from wan_tutorial.reference import (
     Given,
@@ -53,7 +53,7 @@ from wan_tutorial.sampling import denoise as sampling
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.sampling.keep import KeptRun, RememberedVelocity
 from wan_tutorial.sampling.solvers import Step
-from wan_tutorial.sizes import LATENT_CHANNELS, VideoSize
+from wan_tutorial.sizes import LATENT_CHANNELS, VideoSize, nearest_frames
 
 if TYPE_CHECKING:
     from wan_tutorial.lora import Asked, Fit, LoraRack
@@ -127,6 +127,7 @@ def load(
                 path, name.replace("_", " "), example="models" if name == "folder" else f"{name}.safetensors"
             )
     files = find_files(entry, own, folder=folder)
+    entry = entry if entry.light else _sized(entry, files)
     placement = place_model(
         entry, read_machine(), device=device, dtype=dtype, widen_budget_bytes=widen_budget_bytes
     )
@@ -206,12 +207,14 @@ class Pipeline:
         return self._parts[role]
 
     def _make_room(self, role: str) -> None:
-        """On a card that does not hold all three networks of a heavy model, the others leave."""
-        if not self.entry.light and self.placement.device.type == "cuda":
-            needed = 1.2 * self.files[role].stat().st_size + 2 * 10**9
+        """On a card that does not hold all three networks of a heavy model others leave, the transformer last."""
+        place = self.placement.text_device if role == "text_encoder" else self.placement.device
+        if self.entry.light or place.type != "cuda":
+            return
+        needed = 1.2 * self.files[role].stat().st_size + 10**9
+        for other in sorted(self._parts, key=lambda other: other == "transformer"):
             if read_machine().gpu_memory_free < needed:
-                for other in ROLES:
-                    self.free(other)
+                self.free(other)
 
     def free(self, role: str) -> None:
         """Give back the memory of a network that has done its work; a light model keeps them all."""
@@ -339,6 +342,9 @@ class Pipeline:
         """Where the transformer's blocks rest during this run; it is read anew where that changes."""
         _, _, frames, height, width = noise.shape
         run = Run(VideoSize(8 * width, 8 * height, 4 * frames - 3), settings.steps, settings.guidance, lora)
+        if self.placement.device.type == "cuda":  # the plan counts on one network at a time
+            self.free("text_encoder")
+            self.free("vae")
         in_ram = must_offload(self.entry, run, self.placement.device)
         if in_ram != self.blocks_in_ram:
             self.free("transformer")
@@ -360,7 +366,7 @@ class Pipeline:
                 f"One latent of {LATENT_CHANNELS} channels is decoded at a time, not {tuple(latent.shape)}: try latent[:1]."
             )
         _, _, frames, height, width = latent.shape
-        tiled = self._must_tile(8 * width, 8 * height, 4 * frames - 3)
+        tiled = self._must_tile(decode_memory, 8 * width, 8 * height, 4 * frames - 3)
         video = self.vae.decode(latent, tiled=tiled)[0]
         return video.permute(1, 2, 3, 0).cpu()  # (3, f, h, w) -> (f, h, w, 3)
 
@@ -368,7 +374,7 @@ class Pipeline:
         """Pixels to a latent: (frames, height, width, 3) in [-1, 1] -> (1, 16, F, H, W)."""
         _check_pixels(video, "video to encode")
         frames, height, width, _ = video.shape
-        tiled = self._must_tile(width, height, frames)
+        tiled = self._must_tile(encode_memory, width, height, frames)
         return self.vae.encode(video.permute(3, 0, 1, 2)[None], tiled=tiled)  # (1, 3, f, h, w) ->
 
     def encode_context(self, given: Given) -> VaceContext:
@@ -376,14 +382,17 @@ class Pipeline:
         if not isinstance(given, Given):
             raise WanError(f"What is given is read first: try encode_context(read_given(size, reference=...)), not "
                            f"{_kind(given)}.")  # fmt: skip
-        tiled = self._must_tile(given.size.width, given.size.height, given.size.frames)
+        tiled = self._must_tile(encode_memory, given.size.width, given.size.height, given.size.frames)
         return encode_context(self.vae, given, tiled=tiled)
 
-    def _must_tile(self, width: int, height: int, frames: int) -> bool:
-        """Whether the VAE has to work in tiles, as this machine stands now."""
+    def _must_tile(
+        self, memory: Callable[[VideoSize, int, bool], int], width: int, height: int, frames: int
+    ) -> bool:
+        """Whether the VAE has to work in tiles, as this machine stands now; `memory` is the plan's of what it does."""
         if self.entry.light:
             return False
-        return must_tile(self.entry, VideoSize(width, height, frames), self.vae.dtype, self._machine())
+        size = VideoSize(-(-width // 16) * 16, -(-height // 16) * 16, nearest_frames(frames))
+        return must_tile(memory(size, self.vae.dtype.itemsize, False), self._machine())
 
     # ---------------------------------------------------------------------------------------------- all of it
 

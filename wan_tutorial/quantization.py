@@ -547,9 +547,8 @@ class PackedLinear(nn.Module):
         weight = self.dequantize(dtype) if self.widened is None else self.widened.to(dtype)
         x = x.to(dtype)
         y = F.linear(x, weight, None if self.bias is None else self.bias.to(dtype))
-        with torch.autocast(device, enabled=False):  # the updates answer in the layer's own type
-            for update in self.updates:
-                y = y + update(x)
+        for update in self.updates:
+            y = y + update(x).to(y.dtype)
         return y
 
     def extra_repr(self) -> str:

@@ -28,12 +28,10 @@ from wan_tutorial.machine.plan import (
     Card,
     Plan,
     Run,
-    decode_memory,
     plan_run,
     text_memory,
 )
 from wan_tutorial.machine.weights import GIGABYTE, MODELS, ModelEntry
-from wan_tutorial.sizes import VideoSize
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,7 @@ def place_model(
         (dtype, "as asked for") if dtype is not None else _choose_dtype(entry, machine, chosen)
     )
     on_gpu = chosen.type == "cuda"
-    room = min(machine.gpu_memory * SPARE - CUDA_CONTEXT, machine.gpu_memory_free)
-    text_fits = entry.light or room > text_memory(entry)
+    text_fits = entry.light or gpu_room(machine) * SPARE - CUDA_CONTEXT > text_memory(entry)
     text_device = chosen if on_gpu and text_fits else torch.device("cpu")
     vae_dtype = number if on_gpu and not entry.light else torch.float32
     if widen_budget_bytes is not None:
@@ -204,6 +201,12 @@ def usual_run(entry: ModelEntry) -> Run:
     return Run(entry.size, 4, 1.0, lora=True)
 
 
+def gpu_room(machine: Machine) -> int:
+    """What of the card a run will find: what is free, and what this process holds, which is given back before."""
+    own = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    return min(machine.gpu_memory, machine.gpu_memory_free + own + CUDA_CONTEXT)
+
+
 def this_card(machine: Machine) -> Card:
     """This machine as the plan sees it: a card of the table by its name, or else the one nearest in memory."""
     if not machine.gpu:
@@ -216,15 +219,16 @@ def this_card(machine: Machine) -> Card:
         (card for card in CARDS.values() if card.vram), key=lambda card: abs(card.vram - machine.gpu_memory)
     )
     source = near[0].source if known else f"assumed: as the card {near[0].name} of the table"
-    own = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0  # given back before a run
-    vram = min(machine.gpu_memory, machine.gpu_memory_free + own + CUDA_CONTEXT)
-    return Card(machine.gpu, vram, machine.memory, near[0].speed, machine.gpu_bf16, source)
+    held = machine.gpu_memory - gpu_room(machine)
+    others = f" ({spoken_bytes(held)} more are held by other programs or notebooks: end them)"
+    name = machine.gpu + (others if held > 0.1 * machine.gpu_memory else "")
+    return Card(name, gpu_room(machine), machine.memory, near[0].speed, machine.gpu_bf16, source)
 
 
-def must_tile(entry: ModelEntry, size: VideoSize, dtype: torch.dtype, machine: Machine) -> bool:
-    """Whether the VAE has to decode in tiles on this machine, as it stands now."""
+def must_tile(needs: int, machine: Machine) -> bool:
+    """Whether the VAE has to work in tiles on this machine, as it stands now, where whole frames need so many bytes."""
     free = machine.gpu_memory_free if machine.gpu else machine.memory_free
-    return not entry.light and decode_memory(size, dtype.itemsize, False) > free * SPARE
+    return needs > free * SPARE
 
 
 def must_offload(entry: ModelEntry, run: Run, device: torch.device) -> bool:

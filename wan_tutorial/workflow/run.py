@@ -237,9 +237,12 @@ class _Runner:
             elif (pipe or self.entry.light) and _WAN_NAMES[role] in name.lower():
                 self.stand_ins[role] = f"{file} stands in for {name}"
             else:
-                where = f" in {self.folder}" if self.folder else "; give folder=, where your models are"
-                raise WanError(f"{node} asks for {name!r}, which is not a file of the model {self.entry.name} and is "
-                               f"not there{where}.")  # fmt: skip
+                where = "" if pipe or not self.folder else f" and is not in {self.folder}"
+                fix = f"set this node to {file}" + (
+                    "" if pipe else ", or give folder=, where your models are"
+                )
+                raise WanError(f"{node} asks for {name!r}, which is not a file of the model {self.entry.name}{where}: "
+                               f"{fix}.")  # fmt: skip
         return own
 
     def _inside(self, name: str, places: tuple[str, ...]) -> Path | None:
