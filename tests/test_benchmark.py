@@ -76,7 +76,7 @@ def test_ratios_are_those_of_the_turns():
     assert spoken_ratio([2.0, 6.0, 3.0], [1.0, 2.0, 2.0]) == "2.00 (1.50 to 3.00)"
 
 
-def test_a_section_of_the_page_takes_the_place_of_its_own(tmp_path):
+def test_a_section_of_the_page_takes_the_place_of_its_own():
     page = with_section(with_section(PAGE, "## a\n\none\n"), "## b\n\ntwo\n")
     again = with_section(page, "## a\n\nthree\n")
     assert (

@@ -360,7 +360,7 @@ def test_on_the_processor_of_a_machine_with_a_gpu_the_plan_is_the_processors(fil
 
 
 def test_on_a_card_too_small_for_two_networks_the_others_leave(files, pipe, monkeypatch):
-    """Stages called by themselves, too, never hold what the next one needs."""
+    """Where stages are called by themselves, too."""
     on_card = replace(pipe.placement, device=torch.device("cuda"))
     for free, stays in ((20 * 10**9, True), (10**9, False)):
         heavy = Pipeline(replace(MINI, light=False), files, pipe.placement)
@@ -371,8 +371,8 @@ def test_on_a_card_too_small_for_two_networks_the_others_leave(files, pipe, monk
         assert ("text_encoder" in heavy._parts) is stays
 
 
-def test_the_plan_counts_the_files_that_are_there(files, pipe):
-    own = Pipeline(WAN_14B_Q3, files, pipe.placement)
+def test_the_plan_counts_the_files_that_are_there(files):
+    own = load(WAN_14B_Q3, **files)
     for role, path in files.items():
         assert own.entry.files[role].bytes == Path(path).stat().st_size
 

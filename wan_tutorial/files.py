@@ -360,7 +360,9 @@ def _map_gguf(header: Header) -> dict[str, AnyTensor]:
     plain = {**_GGUF_FLOATS, **_GGUF_INTEGERS}
     tensors: dict[str, AnyTensor] = {}
     for entry in header.entries:
-        raw = torch.from_numpy(data[entry.offset : entry.offset + entry.bytes])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            raw = torch.from_numpy(data[entry.offset : entry.offset + entry.bytes])
         if entry.type in plain:
             tensors[entry.name] = raw.view(plain[entry.type]).view(entry.shape)
         elif entry.type in BLOCK_TYPES:
@@ -381,7 +383,6 @@ def _mapped(path: Path) -> np.memmap:
     try:
         return np.memmap(path, mode="c")
     except OSError:
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return np.memmap(path, mode="r")
 
 

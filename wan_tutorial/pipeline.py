@@ -168,8 +168,7 @@ class Pipeline:
     """The three networks of one model, and the stages as verbs."""
 
     def __init__(self, entry: ModelEntry, files: Mapping[str, Path], placement: Placement) -> None:
-        self.files, self.placement = dict(files), placement
-        self.entry = entry if entry.light else _sized(entry, self.files)
+        self.entry, self.files, self.placement = entry, dict(files), placement
         self.meter = StageMeter(placement.device)  # what loading took
         self.blocks_in_ram = False  # where the transformer's blocks rest
         self._parts: dict[str, Any] = {}

@@ -345,9 +345,6 @@ PAGE = """# How long it takes, beside diffusers
 Written by `python -m wan_tutorial.machine.benchmark`. Both sides took turns in one run. Ratios are medians of the turns, in
 brackets the smallest and the largest; below 1 the kit is faster. Seconds, on a CPU those of the processor, belong to the
 machine of the day.
-
-The 14B model's files are stand-ins of full size, with every name, shape and type of the real ones and made-up weights
-(`tests/full_size.py`); nothing has been timed on a GPU. At 64x64x1 nearly all of a step is unpacking.
 """
 
 
