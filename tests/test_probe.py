@@ -9,7 +9,14 @@ from small import write_small_model
 
 from wan_tutorial.mini import evaluate_reference as rows
 from wan_tutorial.mini.judge import names_in
-from wan_tutorial.mini.probe import CANDIDATES, TraitProbe, draw_candidates, load_probe, save_probe
+from wan_tutorial.mini.probe import (
+    CANDIDATES,
+    TraitProbe,
+    draw_candidates,
+    draw_frames,
+    load_probe,
+    save_probe,
+)
 from wan_tutorial.mini.traits import PARTS, trait_parts
 from wan_tutorial.mini.world import TRAITS, draw_scene
 from wan_tutorial.pipeline import load
@@ -92,3 +99,15 @@ def test_the_whole_measurement_runs(tmp_path, monkeypatch):
     assert report["strength"]["effects"][0]["value"] == 0 and len(report["strength"]["effects"]) == 5
     assert set(report["nothing"]) == {"at_rest", "nothing_given"}
     assert rows.main([str(o) for o in [*options[:3], tmp_path / "none", *options[4:]]]) == 2
+
+
+def test_no_scene_is_learned_from_twice_and_none_is_measured_with():
+    frames, parts = draw_frames(0)
+    assert frames.shape == (64, 3, 96, 96) and parts.shape == (64, len(TRAITS))
+    same = parts.unflatten(0, (16, 4))
+    assert (same == same[:, :1]).all()  # four moments of each scene
+    pictures = frames.unflatten(0, (16, 4))
+    assert all(not torch.equal(some[0], some[1]) for some in pictures)
+    again, others = draw_frames(1)
+    assert not any((one == other).all() for one in parts for other in others)
+    assert not torch.equal(frames, again)

@@ -219,7 +219,7 @@ def test_training_moves_the_vace_blocks_alone_and_the_files_prove_it(pool, vae, 
 
 def test_traits_that_a_reference_shows_count(pool, vae, tmp_path, monkeypatch):
     """With a reader whose every mistake is a thousand nats, which is asked about the video and not about the reference."""
-    monkeypatch.setattr(train_vace, "REFERENCE_SHARE", 1.0)
+    monkeypatch.setattr(train_vace, "SHARES", {"reference": 1.0})
     reader, asked, losses = LatentReader(width=16).requires_grad_(False), [], []
     monkeypatch.setattr(
         reader, "mistake", lambda latents, parts: asked.append(latents) or 1000 + 0 * parts.sum(1)
@@ -243,8 +243,7 @@ def test_every_sample_is_asked_twice_and_what_guidance_makes_of_the_answers_coun
     pool, vae, tmp_path, monkeypatch
 ):
     """Told is off by 1 and untold by -1: guided, that is 4 * 2 - 1 = 7, where something is given."""
-    monkeypatch.setattr(train_vace, "REFERENCE_SHARE", 0.0)
-    monkeypatch.setattr(train_vace, "NOTHING_SHARE", 0.0)
+    monkeypatch.setattr(train_vace, "SHARES", {"clip": 1.0})
     asked, whole, drawn, draw = [], train_vace.flow_matching_loss, [], VaceBatches.draw
     monkeypatch.setattr(VaceBatches, "draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
 
@@ -263,3 +262,23 @@ def test_every_sample_is_asked_twice_and_what_guidance_makes_of_the_answers_coun
     costs = also(clean + off * t.view(-1, 1, 1, 1, 1))
     wanted = train_vace.GUIDED_WEIGHT * 7**2 * drawn[0].known.mean((1, 2, 3))
     assert torch.allclose(costs, wanted.repeat(2), rtol=0.01) and wanted.all()
+
+
+def test_given_nothing_the_main_blocks_own_answer_is_wanted(pool, vae, tmp_path, monkeypatch):
+    """Silent blocks change nothing, and so cost nothing; blocks that speak cost what they change."""
+    monkeypatch.setattr(train_vace, "SHARES", {"nothing": 1.0})
+    model, losses = build_transformer(small_transformer_state()), []
+    start_vace_blocks(model)
+    encoder = load_text_encoder(small_text_encoder_state())
+    batches = VaceBatches([pool], grey_latent(vae, SIZE))
+
+    def stop(moment):
+        losses.append(moment.figures["nothing"])
+        return True
+
+    train_vace.train_vace(tmp_path / "silent", model, encoder, batches, minutes=30, batch=4, watch=stop)
+    with torch.no_grad():
+        for block in model.vace_blocks:
+            block.proj_out.weight.normal_(std=0.1)
+    train_vace.train_vace(tmp_path / "loud", model, encoder, batches, minutes=30, batch=4, watch=stop)
+    assert losses[0] == 0 < losses[1]

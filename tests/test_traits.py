@@ -65,3 +65,17 @@ def test_the_reader_learns():
         < 1.0
         < LatentReader(width=16).mistake(latents, parts).mean()
     )
+
+
+def test_the_reader_learns_to_see_what_a_latent_shows(tmp_path):
+    """Its frame is nearer to the one shown than the mean of all frames is, which is what a reader that saw nothing has."""
+    pool = LatentPool(VideoPool(tmp_path, 8, frames=5, height=32, width=32))
+    frames = torch.from_numpy(np.array(pool.videos.videos()[:, ::4])).movedim(-1, 2).float() / 127.5 - 1
+    # A code that can be seen through: each cell's 8 x 8 pixels as means of quarters, and four channels of nothing.
+    code = F.avg_pool2d(frames.flatten(0, 1), 4)
+    code = F.pad(F.pixel_unshuffle(code, 2), (0, 0, 0, 0, 0, 4)).unflatten(0, (8, 2)).transpose(1, 2)
+    pool.path.write_bytes(code.half().numpy().tobytes())
+    train_reader([pool], tmp_path, minutes=0.15, batch=8)
+    reader = load_reader(tmp_path)
+    seen = F.pixel_shuffle(reader.see(code[:, :, 1]), 4)
+    assert F.mse_loss(seen, frames[:, 1]) < 0.8 * frames[:, 1].var()

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -23,16 +22,18 @@ from torch import Tensor, nn
 
 from ..errors import WanError
 from ..files import write_safetensors
-from .data import VideoPool, training_videos
 from .evaluate import held_out_scenes
-from .loop import Budget, train
+from .loop import Budget, fast_products, train
 from .train_vace import another_look
-from .traits import PARTS, convolve, trait_parts
-from .world import TRAITS, Scene, render
+from .traits import PARTS, convolve, soften, trait_parts
+from .world import TRAITS, Scene, draw_scene, render
 
 SIDE = 96  # pixels of the frames it reads
 FRAMES = 4  # of a video that are read
 CANDIDATES = 10
+FIRST_SEED = (
+    10_000_000  # of the scenes that it learns from: a probe that meets a scene twice learns it by heart
+)
 
 
 class TraitProbe(nn.Module):
@@ -85,36 +86,27 @@ def draw_candidates(scene: Scene, seed: int, count: int = CANDIDATES) -> list[Sc
 # --- training and measuring -----------------------------------------------------------------------------------
 
 
-def draw_frames(
-    sources: Sequence[tuple[VideoPool, np.ndarray]], batch: int, dice: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Random moments of scenes without defects (B, 3, 96, 96), some softened as a VAE softens, and their parts."""
-    frames: list[np.ndarray] = []
-    parts: list[Tensor] = []
-    while len(frames) < batch:
-        pool, videos = sources[int(dice.integers(len(sources)))]
-        index = int(dice.integers(len(videos)))
-        scene = pool.scene(index)
-        if scene.defect is None:
-            frames.append(videos[index, dice.integers(pool.frames)])
-            parts.append(trait_parts(scene))
-    pictures = torch.from_numpy(np.stack(frames)).movedim(-1, 1).float() / 127.5 - 1
-    soft = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
-    pictures = torch.lerp(pictures, soft, torch.rand(batch, 1, 1, 1) * (torch.rand(batch, 1, 1, 1) < 0.7))
-    return pictures + 0.04 * torch.randn_like(pictures), torch.stack(parts)
+def draw_frames(step: int, *, scenes: int = 16, moments: int = 4) -> tuple[Tensor, Tensor]:
+    """Moments of new scenes (B, 3, 96, 96), most softened as a VAE softens, and the parts their traits lie in."""
+    first = FIRST_SEED + step * scenes
+    drawn = [replace(draw_scene(seed), defect=None) for seed in range(first, first + scenes)]
+    videos = render(drawn).movedim(-1, 2)  # (scenes, F, 3, 96, 96)
+    picks = torch.rand(scenes, videos.shape[1]).argsort(1)[:, :moments]
+    frames = videos[torch.arange(scenes)[:, None], picks].flatten(0, 1)
+    return soften(frames), torch.stack([trait_parts(scene) for scene in drawn]).repeat_interleave(moments, 0)
 
 
-def train_probe(pools: Sequence[VideoPool], *, minutes: float, folder: Path, batch: int = 32) -> TraitProbe:
-    """Train for `minutes`; checkpoint and curves go to `folder`."""
+def train_probe(*, minutes: float, folder: Path) -> TraitProbe:
+    """Train for `minutes`, never twice on one scene; checkpoint and curves go to `folder`."""
     torch.manual_seed(0)
-    sources, dice = [(pool, pool.videos()) for pool in pools], np.random.default_rng()
     probe = TraitProbe()
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        frames, parts = draw_frames(sources, batch, dice)
-        logits = probe(frames)
-        right = (logits.argmax(-1) == parts).float().mean().item()
-        return F.cross_entropy(logits.flatten(0, 1), parts.flatten()), {"right": right}
+        frames, parts = draw_frames(step)
+        with fast_products("cpu"):
+            logits = probe(frames).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), parts.flatten())
+        return loss, {"nats": loss.item()}
 
     matrices = [p for p in probe.parameters() if p.ndim >= 2]
     budget = Budget(minutes, learning_rate=2e-3, warmup_steps=60, weight_decay=0.05, save_minutes=1)
@@ -145,13 +137,10 @@ def rate_on_renders(probe: TraitProbe, count: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--folder", type=Path, default=Path("outputs/training"))
+    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--output", type=Path, default=Path("outputs/training/trait_probe.safetensors"))
     given = parser.parse_args()
-    probe = train_probe(
-        training_videos(given.folder), minutes=given.minutes, folder=given.output.parent / "probe"
-    )
+    probe = train_probe(minutes=given.minutes, folder=given.output.parent / "probe")
     save_probe(probe, given.output)
     print(f"found among ten, on 200 renders: {rate_on_renders(load_probe(given.output), 200):.1%}")
 

@@ -4,7 +4,7 @@
     python -m wan_tutorial.mini.train vae --minutes 60          the VAE, from renders
     python -m wan_tutorial.mini.train latents                   encode the training videos with the released VAE
     python -m wan_tutorial.mini.train decoder --minutes 20      the VAE's decoder alone, on those latents
-    python -m wan_tutorial.mini.train traits --minutes 4        a reader of latents, a teacher of the next stages
+    python -m wan_tutorial.mini.train traits --minutes 12       a reader of latents, a teacher of the next stages
     python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
     python -m wan_tutorial.mini.train hints                     encode what the VACE blocks are given, from the same videos
     python -m wan_tutorial.mini.train vace --minutes 120        the VACE blocks of the released transformer, no others

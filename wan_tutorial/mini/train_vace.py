@@ -7,8 +7,9 @@ alone; three things help it to be: errors over many cells (`COARSE_WEIGHT`), a r
 (`traits.LatentReader`), and samples that have gone a little wrong already (`gone_wrong`).
 
 Guidance multiplies what two answers differ by, their mistakes about what is given among it. So every sample is asked
-twice at the same noise, with its caption and without, and what guidance makes of the two counts too. Everything given
-is encoded once, beside the training latents, by `HintPool.encode`.
+twice at the same noise, with its caption and without, and what guidance makes of the two counts too. Where nothing is
+given, the blocks are to change nothing: there the main blocks' own answer is what is wanted. Everything given is
+encoded once, beside the training latents, by `HintPool.encode`.
 """
 
 import random
@@ -27,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..errors import WanError
+from ..noise import mix
 from ..reference import Given, VaceContext, encode_context, mask_channels, read_given
 from ..sampling.schedules import shift_time
 from ..sizes import VideoSize
@@ -64,12 +66,17 @@ CHANGED: dict[str, tuple] = {
 MOMENTS = (4, 12)  # frames of a render that become references
 # Of the scene, of the scene with one attribute changed, and one of another shape.
 REFERENCES = 2 * len(MOMENTS) + 1
-TASKS = ("reference", "others")
-REFERENCE_SHARE = 0.6  # of the steps; the others mix the remaining tasks
+SHARES = {
+    "reference": 0.6,
+    "clip": 0.3,
+    "nothing": 0.1,
+}  # of the steps that each task has; a clip is a part of a video
 KNOWN_WEIGHT = 5.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
-GUIDED_WEIGHT = 0.25  # what it counts once more, in what guidance makes of the two answers
+GUIDED_WEIGHT = 0.5  # what it counts once more, in what guidance makes of the two answers
 GUIDANCE = 4.0  # the most of it
-NOTHING_SHARE = 0.25  # of the other tasks
+SILENCE_WEIGHT = (
+    10.0  # what a departure from the main blocks' answer counts: the two are near each other from the start
+)
 DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
 TRAITS_WEIGHT = 2.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
@@ -214,6 +221,7 @@ class VaceBatch:
     place: Tensor  # the mean of that over scenes of the same subject and relation
     known: Tensor  # how much of each cell the clip gives, 0 to 1; 0 in the references: (B, R + F, H, W)
     traits: Tensor  # which eighth each unnamed trait lies in: (B, traits)
+    task: str  # one of SHARES
 
 
 # One sample: clean latents (16, R + F, H, W), what is given, a caption, and how much of each cell is given (F, H, W).
@@ -239,7 +247,8 @@ class VaceBatches:
         ready = [pool.ready for pool in self.pools]
         numbers = self.dice.choices(range(len(ready)), ready, k=count)
         picks = [(number, self.dice.randrange(ready[number])) for number in numbers]
-        draw = self.draw_reference if self.dice.random() < REFERENCE_SHARE else self.draw_other
+        (task,) = self.dice.choices(list(SHARES), list(SHARES.values()))
+        draw = {"reference": self.draw_reference, "clip": self.draw_clip, "nothing": self.draw_nothing}[task]
         clean, contexts, captions, known = zip(
             *(draw(self.pools[number], index) for number, index in picks), strict=True
         )
@@ -255,6 +264,7 @@ class VaceBatches:
             F.pad(torch.stack(places), front),
             F.pad(torch.stack(known), front),
             torch.stack([trait_parts(scene) for scene in scenes]),
+            task,
         )
 
     def draw_reference(self, pool: HintPool, index: int) -> Drawn:
@@ -268,17 +278,19 @@ class VaceBatches:
         clean = torch.cat([reference, latent_of(pool, index)], dim=1)
         return clean, self.context(reference[None]), caption, torch.zeros(self.grey.shape[2:])
 
-    def draw_other(self, pool: HintPool, index: int) -> Drawn:
-        """Nothing, or what the pool has of this video: its first frame, or the surroundings of a region."""
-        _, clip = (part[None] for part in pool.read(index))
-        context, known = self.context(clip[:, :, :0]), torch.zeros(clip.shape[2:])
-        if self.dice.random() >= NOTHING_SHARE:
-            # What was in a region is hidden: shown as the reactive part, it would be the answer itself.
-            mask = pool.mask(index)
-            context = replace(context, inactive=clip, mask=mask_channels(mask))
-            known = 1 - to_cells(mask[None])[0]
+    def draw_clip(self, pool: HintPool, index: int) -> Drawn:
+        """What the pool has of this video: its first frame, or the surroundings of a region."""
+        clean, context, caption, _ = self.draw_nothing(pool, index)
+        _, clip = pool.read(index)
+        mask = pool.mask(index)
+        # What was in a region is hidden: shown as the reactive part, it would be the answer itself.
+        context = replace(context, inactive=clip[None], mask=mask_channels(mask))
+        return clean, context, caption, 1 - to_cells(mask[None])[0]
+
+    def draw_nothing(self, pool: HintPool, index: int) -> Drawn:
+        clean = latent_of(pool, index)
         caption = write_caption(pool.latents.videos.scene(index), self.dice.randrange(10**9))
-        return latent_of(pool, index), context, caption, known
+        return clean, self.context(clean[None, :, :0]), caption, torch.zeros(clean.shape[1:])
 
     def context(self, references: Tensor) -> VaceContext:
         """References (1, 16, R, H, W) before a video of which nothing is given."""
@@ -348,8 +360,11 @@ def train_vace(
         weight: Tensor,
         known: Tensor,
         traits: Tensor | None,
+        task: str,
     ) -> Tensor:
         asked = partial(model, vace_context=twice(context))
+        if task == "nothing":
+            return SILENCE_WEIGHT * departure(model, asked, twice(clean), text, twice(t), visible, narrow)
         front = 0 if traits is None else 1  # a reference, which does not lean
         lean = F.pad(gone_wrong(clean[:, :, front:], t, most=DRIFT), (0, 0, 0, 0, front, 0))
 
@@ -383,7 +398,7 @@ def train_vace(
             narrow=narrow,
         )
 
-    # With a reference there is a frame more: two shapes, and a graph for each.
+    # A graph for each task.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -392,18 +407,16 @@ def train_vace(
         t = shift_time(draw_times(batch // 2), 2.0).to(device)
         text = embed_captions(encoder, drawn.captions + [""] * (batch // 2))
         # By a reference: no noise hides the subject then.
-        shown = drawn.clean.shape[2] > batches.grey.shape[2]
+        shown = drawn.task == "reference"
         clear = t.clamp(max=SUBJECT_CLEAR) if shown else t
         subject, place, known = (part.to(device) for part in (drawn.subject, drawn.place, drawn.known))
         # Without a caption nothing tells where the subject is.
         weight = torch.cat([weigh(subject, place, clear), weigh(subject, 0 * place, clear)])
         weight = weight + KNOWN_WEIGHT * twice(known)
         traits = drawn.traits.to(device) if shown else None
-        losses = loss_function(
-            drawn.clean.to(device), drawn.context.to(device), text, t, weight, known, traits
-        )
-        task = "reference" if shown else "others"
-        figures = {name: losses.mean().item() if name == task else float("nan") for name in TASKS}
+        clean, context = drawn.clean.to(device), drawn.context.to(device)
+        losses = loss_function(clean, context, text, t, weight, known, traits, drawn.task)
+        figures = {name: losses.mean().item() if name == drawn.task else float("nan") for name in SHARES}
         return losses.mean(), figures
 
     matrices = [p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name]
@@ -419,6 +432,29 @@ def train_vace(
             watch=watch,
             around=Rounding(matrices),
         )
+
+
+def departure(
+    model: WanTransformer,
+    asked: Callable[..., Tensor],
+    clean: Tensor,
+    text: Tensor,
+    t: Tensor,
+    visible: Tensor | None,
+    narrow: bool,
+) -> Tensor:
+    """How far the answer with VACE is from that of the main blocks alone: squared, one value for each sample.
+
+    What is wanted holds no noise and no other scene, so a few hundred steps of it do what thousands on videos would not.
+    """
+    noisy = mix(clean, torch.randn_like(clean), t)
+    with torch.autocast(clean.device.type, torch.bfloat16, enabled=narrow):
+        with torch.no_grad():
+            wanted = model(noisy, 1000 * t, text)
+        error = asked(noisy, 1000 * t, text).float() - wanted.float()
+    if visible is not None:
+        error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
+    return error.square().mean((1, 2, 3, 4))
 
 
 def twice(batch: Tensor) -> Tensor:

@@ -16,34 +16,43 @@ from torch import Tensor, nn
 
 from ..errors import WanError
 from .latents import LatentPool
-from .loop import Budget, averaged, train
+from .loop import Budget, averaged, fast_products, train
 from .world import TRAITS, Scene
 
 PARTS = 8  # of [0, 1], in which each trait is read
+SIGHT_WEIGHT = 10.0  # what a squared error of the frame that is seen counts beside a nat of its traits
 
 
 class LatentReader(nn.Module):
-    """Convolutions over single latent frames to a grid of 6 x 6 places, which are kept apart."""
+    """First it sees, as a small decoder does, then it tells what it saw.
 
-    def __init__(self, width: int = 64):
+    Latents say little to a classifier: trained on their traits alone it learns scenes by heart. As a picture, every
+    cell of a latent teaches it to see, and every render, encoded or not, to tell.
+    """
+
+    def __init__(self, width: int = 32):
         super().__init__()
-        self.look = nn.Sequential(
-            *convolve(16, width),  # (B, 64, 12, 12)
-            *convolve(width, width),
-            *convolve(width, width, stride=2),  # (B, 64, 6, 6)
-            *convolve(width, width),
-            nn.AdaptiveAvgPool2d(6),  # changes nothing at 96 x 96 pixels; other sizes fit too
-        )
+        self.see = nn.Sequential(
+            nn.Conv2d(16, 4 * width, 3, padding=1), nn.GELU(),  # (B, 128, 12, 12)
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1), nn.GELU(),
+            nn.Conv2d(4 * width, 8 * width, 3, padding=1), nn.PixelShuffle(2), nn.GELU(),  # (B, 64, 24, 24)
+            nn.Conv2d(2 * width, 48, 3, padding=1),  # a frame, 4 x 4 pixels of 3 colours in each place
+        )  # fmt: skip
         self.tell = nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.5), nn.Linear(36 * width, 256), nn.GELU(), nn.Dropout(0.5),
-            nn.Linear(256, len(TRAITS) * PARTS),
+            *convolve(48, width),
+            *convolve(width, width),
+            *convolve(width, 2 * width, stride=2),  # (B, 64, 12, 12)
+            *convolve(2 * width, 2 * width),
+            *convolve(2 * width, 2 * width, stride=2),  # (B, 64, 6, 6): places are kept apart
+            nn.AdaptiveAvgPool2d(6),  # changes nothing at 96 x 96 pixels; other sizes fit too
+            nn.Flatten(), nn.Dropout(0.3), nn.Linear(72 * width, 256), nn.GELU(),
+            nn.Linear(256, len(TRAITS) * PARTS), nn.Unflatten(1, (len(TRAITS), PARTS)),
         )  # fmt: skip
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents (B, 16, F, H, W) to logits (B, F, traits, 8)."""
-        frames = latents.shape[2]
-        logits = self.tell(self.look(latents.transpose(1, 2).flatten(0, 1)))
-        return logits.unflatten(1, (len(TRAITS), PARTS)).unflatten(0, (-1, frames))
+        frames = self.see(latents.transpose(1, 2).flatten(0, 1))
+        return self.tell(frames).unflatten(0, (-1, latents.shape[2]))
 
     def mistake(self, latents: Tensor, parts: Tensor) -> Tensor:
         """Cross-entropy of the traits read from latents (B, 16, F, H, W) to the true ones (B, traits): nats, (B,)."""
@@ -62,6 +71,19 @@ def trait_parts(scene: Scene) -> Tensor:
     return torch.tensor([min(PARTS - 1, int(getattr(scene, name) * PARTS)) for name in TRAITS])
 
 
+def to_frames(frames: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) to pixels (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1
+
+
+def soften(frames: Tensor) -> Tensor:
+    """Frames (B, 3, H, W), most of them softened as a VAE softens, all with a little noise."""
+    size = (len(frames), 1, 1, 1)
+    soft = F.interpolate(F.avg_pool2d(frames, 2), scale_factor=2, mode="bilinear")
+    frames = torch.lerp(frames, soft, torch.rand(size) * (torch.rand(size) < 0.7))
+    return frames + 0.04 * torch.randn_like(frames)
+
+
 def as_expected(latents: Tensor) -> Tensor:
     """Latents (B, 16, F, H, W) as a model expects them behind noise: paler, softer, never exact."""
     size = (len(latents), 1, 1, 1, 1)
@@ -73,22 +95,38 @@ def as_expected(latents: Tensor) -> Tensor:
 
 
 def train_reader(
-    pools: Sequence[LatentPool], folder: Path, *, minutes: float, batch: int = 64
+    pools: Sequence[LatentPool], folder: Path, *, minutes: float, batch: int = 40
 ) -> LatentReader:
-    """Train for `minutes` on latents as a model expects them; checkpoint and curves go to folder/traits."""
+    """Train for `minutes` on frames and on latents as a model expects them; checkpoint and curves go to folder/traits."""
     torch.manual_seed(0)
     dice, pools = np.random.default_rng(), [pool for pool in pools if pool.ready]
     if not pools:
         raise WanError(f"{folder} holds no latents yet: run the stage latents.")
+    videos = [pool.videos.videos() for pool in pools]
     parts = [torch.stack([trait_parts(pool.videos.scene(i)) for i in range(pool.ready)]) for pool in pools]
     reader = LatentReader()
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         number = int(dice.integers(len(pools)))
-        picks = dice.integers(len(parts[number]), size=batch)
-        latents = torch.from_numpy(pools[number].read()[picks].astype(np.float32))
-        loss = reader.mistake(as_expected(latents), parts[number][picks]).mean()
-        return loss, {"nats": loss.item()}
+        picks, moments = (
+            dice.integers(len(parts[number]), size=batch),
+            dice.integers(pools[number].shape[1], size=batch),
+        )
+        latents = torch.from_numpy(
+            pools[number].read()[picks, :, moments].astype(np.float32)
+        )  # (B, 16, H, W)
+        frames = to_frames(
+            videos[number][picks, 4 * moments]
+        )  # the last of the four that a latent stands for
+        seen = F.pixel_unshuffle(frames, 4)
+        with fast_products("cpu"):
+            sight, expected = (
+                reader.see(torch.cat([latents, as_expected(latents[:, :, None])[:, :, 0]])).float().chunk(2)
+            )
+            told = reader.tell(torch.cat([F.pixel_unshuffle(soften(frames), 4), expected])).float()
+        traits = F.cross_entropy(told.movedim(-1, 1), parts[number][picks].repeat(2, 1))
+        blind = F.mse_loss(sight, seen)
+        return traits + SIGHT_WEIGHT * blind, {"nats": traits.item(), "sight": blind.item()}
 
     budget = Budget(minutes, learning_rate=2e-3, warmup_steps=60, weight_decay=0.05, save_minutes=1)
     matrices = [p for p in reader.parameters() if p.ndim >= 2]
