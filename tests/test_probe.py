@@ -95,6 +95,7 @@ def test_the_whole_measurement_runs(tmp_path, monkeypatch):
     report = json.loads((tmp_path / "rows.json").read_text())
     kinds = {"reference", "scrambled", "absent", "guidance_1", "guidance_2", "probe_on_renders"}
     assert kinds <= set(report["identity"])
+    assert {"below_the_vae", "guidance_1", "guidance_2"} <= set(report["first_frame"])
     assert report["first_frame"]["below_the_vae"]["n"] == 2 and report["region"]["outside"]["n"] == 2
     assert report["strength"]["effects"][0]["value"] == 0 and len(report["strength"]["effects"]) == 5
     assert set(report["nothing"]) == {"at_rest", "nothing_given"}

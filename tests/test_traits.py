@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from wan_tutorial.errors import WanError
+from wan_tutorial.mini import traits
 from wan_tutorial.mini.data import VideoPool
 from wan_tutorial.mini.latents import LatentPool
 from wan_tutorial.mini.traits import PARTS, LatentReader, as_expected, load_reader, train_reader, trait_parts
@@ -67,7 +68,7 @@ def test_the_reader_learns():
     )
 
 
-def test_the_reader_learns_to_see_what_a_latent_shows(tmp_path):
+def test_the_reader_learns_to_see_what_a_latent_shows(tmp_path, monkeypatch):
     """Its frame is nearer to the one shown than the mean of all frames is, which is what a reader that saw nothing has."""
     pool = LatentPool(VideoPool(tmp_path, 8, frames=5, height=32, width=32))
     frames = torch.from_numpy(np.array(pool.videos.videos()[:, ::4])).movedim(-1, 2).float() / 127.5 - 1
@@ -75,7 +76,16 @@ def test_the_reader_learns_to_see_what_a_latent_shows(tmp_path):
     code = F.avg_pool2d(frames.flatten(0, 1), 4)
     code = F.pad(F.pixel_unshuffle(code, 2), (0, 0, 0, 0, 0, 4)).unflatten(0, (8, 2)).transpose(1, 2)
     pool.path.write_bytes(code.half().numpy().tobytes())
-    train_reader([pool], tmp_path, minutes=0.15, batch=8)
-    reader = load_reader(tmp_path)
+
+    def eighty_steps(reader, loss_of, **_):
+        optimiser = torch.optim.AdamW(reader.parameters(), lr=2e-3)
+        for step in range(80):
+            optimiser.zero_grad()
+            loss_of(step)[0].backward()
+            optimiser.step()
+        return reader.requires_grad_(False)
+
+    monkeypatch.setattr(traits, "train", eighty_steps)
+    reader = train_reader([pool], tmp_path, minutes=1, batch=8)
     seen = F.pixel_shuffle(reader.see(code[:, :, 1]), 4)
-    assert F.mse_loss(seen, frames[:, 1]) < 0.8 * frames[:, 1].var()
+    assert F.mse_loss(seen, frames[:, 1]) < 0.5 * frames[:, 1].var()

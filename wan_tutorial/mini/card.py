@@ -168,7 +168,13 @@ def describe_reference(figures: Row) -> Iterator[str]:
         row = figures["first_frame"]
         yield (
             f"\n**A first frame given**: frame 0 is {spoken(row['generated'], 'dB')} from it; the VAE alone keeps "
-            f"{spoken(row['vae'], 'dB')}."
+            f"{spoken(row['vae'], 'dB')}. That is {spoken(row['below_the_vae'], 'dB')} less"
+            + "".join(
+                f", at guidance {key[9:]} {spoken(row[key], 'dB')}"
+                for key in row
+                if key.startswith("guidance_")
+            )
+            + "."
         )
     if "region" in figures:
         row = figures["region"]

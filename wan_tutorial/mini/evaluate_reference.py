@@ -101,14 +101,20 @@ def psnr(some: Tensor, others: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def measure_first_frame(pipe: Pipeline, count: int, folder: Path, **settings: Any) -> Row:
-    """PSNR of frame 0 to the picture given, beside what the VAE alone makes of that picture."""
+    """PSNR of frame 0 to the picture given, beside what the VAE alone makes of that picture; less guidance beside it."""
     scenes = held_out_scenes(count, defects=False)
     first = render_scenes(scenes, pipe.entry.size)[0][:, 0]
     given: list[Row] = [{"first_frame": frame} for frame in first]
-    videos = paint(pipe, captions_of(scenes)[0], given, name="first frame", **settings).videos
+    captions = captions_of(scenes)[0]
+    videos = paint(pipe, captions, given, name="first frame", **settings).videos
     copies = torch.stack([pipe.decode(pipe.encode(frame[None]))[0] for frame in first])
     generated, vae = psnr(videos[:, 0], first), psnr(copies, first)
     rows = {"generated": mean(generated), "vae": mean(vae), "below_the_vae": mean(vae - generated)}
+    for guidance in GUIDANCES:
+        less = paint(
+            pipe, captions, given, name=f"guidance {guidance:g}", **settings | {"guidance": guidance}
+        )
+        rows[f"guidance_{guidance:g}"] = mean(vae - psnr(less.videos[:, 0], first))
     return rows | {"sheets": show_sheets(videos, "first_frame", folder)}
 
 

@@ -2,7 +2,7 @@
 
 A tint of the sky is a large part of what makes a scene itself and a small part of a squared error. As a face
 recogniser tells a model of portraits whether it painted the same face (the ID loss of PuLID, arXiv:2404.16022), this
-one tells the VACE blocks whether their scene has the reference's traits. It is trained once, on the latents of renders,
+one tells the VACE blocks whether their scene has the reference's traits. It is trained once, on renders and their latents,
 and then stays as it is. The probe that measures references (`probe.py`) reads pixels and never teaches.
 """
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import WanError
+from .data import to_pixels
 from .latents import LatentPool
 from .loop import Budget, averaged, fast_products, train
 from .world import TRAITS, Scene
@@ -71,11 +72,6 @@ def trait_parts(scene: Scene) -> Tensor:
     return torch.tensor([min(PARTS - 1, int(getattr(scene, name) * PARTS)) for name in TRAITS])
 
 
-def to_frames(frames: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) to pixels (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1
-
-
 def soften(frames: Tensor) -> Tensor:
     """Frames (B, 3, H, W), most of them softened as a VAE softens, all with a little noise."""
     size = (len(frames), 1, 1, 1)
@@ -115,7 +111,7 @@ def train_reader(
         latents = torch.from_numpy(
             pools[number].read()[picks, :, moments].astype(np.float32)
         )  # (B, 16, H, W)
-        frames = to_frames(
+        frames = to_pixels(
             videos[number][picks, 4 * moments]
         )  # the last of the four that a latent stands for
         seen = F.pixel_unshuffle(frames, 4)
