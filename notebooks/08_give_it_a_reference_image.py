@@ -165,9 +165,11 @@ for name, video in videos.items():
 from wan_tutorial.show import read_evaluation, say_share
 
 found = read_evaluation(pipe).get("reference", {}).get("identity", {})
-for kind in ("reference", "scrambled", "absent"):
+rows = {kind: kind for kind in ("reference", "scrambled", "absent")}
+rows |= {"reference, guidance 2": "guidance_2", "reference, no guidance": "guidance_1"}
+for name, kind in rows.items():
     print(
-        f"{kind:10}", f"found in {say_share(found[kind])}" if kind in found else "not measured on these files"
+        f"{name:22}", f"found in {say_share(found[kind])}" if kind in found else "not measured on these files"
     )
 
 # %% [markdown]
@@ -175,7 +177,8 @@ for kind in ("reference", "scrambled", "absent"):
 #
 # The right picture brings the video about half of the way, its shuffled squares hardly any: position and shape count, not the
 # palette alone. What the shuffled row shares with the reference is mere colour. The probe's counts say the same of many scenes:
-# compare *scrambled* with *absent*.
+# compare *scrambled* with *absent*. The last two rows say what guidance costs: it pushes towards the words (lesson 03), and
+# what no word names is in the way.
 #
 # </details>
 #
