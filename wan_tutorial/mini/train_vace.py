@@ -66,17 +66,12 @@ CHANGED: dict[str, tuple] = {
 MOMENTS = (4, 12)  # frames of a render that become references
 # Of the scene, of the scene with one attribute changed, and one of another shape.
 REFERENCES = 2 * len(MOMENTS) + 1
-SHARES = {
-    "reference": 0.6,
-    "clip": 0.3,
-    "nothing": 0.1,
-}  # of the steps that each task has; a clip is a part of a video
+# Of the steps that each task has; a clip is a part of a video.
+SHARES = {"reference": 0.6, "clip": 0.3, "nothing": 0.1}
 KNOWN_WEIGHT = 5.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
 GUIDED_WEIGHT = 0.5  # what it counts once more, in what guidance makes of the two answers
 GUIDANCE = 4.0  # the most of it
-SILENCE_WEIGHT = (
-    10.0  # what a departure from the main blocks' answer counts: the two are near each other from the start
-)
+SILENCE_WEIGHT = 10.0  # what a departure from the main blocks' answer counts: the two are near from the start
 DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
 TRAITS_WEIGHT = 2.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
@@ -288,6 +283,7 @@ class VaceBatches:
         return clean, context, caption, 1 - to_cells(mask[None])[0]
 
     def draw_nothing(self, pool: HintPool, index: int) -> Drawn:
+        """The video and its caption alone."""
         clean = latent_of(pool, index)
         caption = write_caption(pool.latents.videos.scene(index), self.dice.randrange(10**9))
         return clean, self.context(clean[None, :, :0]), caption, torch.zeros(clean.shape[1:])
@@ -445,7 +441,7 @@ def departure(
 ) -> Tensor:
     """How far the answer with VACE is from that of the main blocks alone: squared, one value for each sample.
 
-    What is wanted holds no noise and no other scene, so a few hundred steps of it do what thousands on videos would not.
+    What is wanted holds no noise and no other scene: only what the VACE blocks say is left to be wrong.
     """
     noisy = mix(clean, torch.randn_like(clean), t)
     with torch.autocast(clean.device.type, torch.bfloat16, enabled=narrow):

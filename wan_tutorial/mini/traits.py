@@ -27,8 +27,8 @@ SIGHT_WEIGHT = 10.0  # what a squared error of the frame that is seen counts bes
 class LatentReader(nn.Module):
     """First it sees, as a small decoder does, then it tells what it saw.
 
-    Latents say little to a classifier: trained on their traits alone it learns scenes by heart. As a picture, every
-    cell of a latent teaches it to see, and every render, encoded or not, to tell.
+    Latents say little to a classifier: taught their traits alone it stays near guessing. As a picture, every cell of a
+    latent teaches it to see, and every render, encoded or not, to tell.
     """
 
     def __init__(self, width: int = 32):
