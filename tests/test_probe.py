@@ -59,10 +59,10 @@ def test_the_probe_chooses_the_scene_whose_traits_it_reads(monkeypatch, tmp_path
 
 
 def test_each_reference_differs_in_one_name_and_the_caption_says_it():
-    scenes, captions, pictures = rows.identity_cases(12)
+    scenes, captions, pictures, changed = rows.identity_cases(12)
     assert [tuple(picture.shape) for picture in pictures] == [(96, 96, 3)] * 12
     for i, (scene, caption) in enumerate(zip(scenes, captions, strict=True)):
-        assert rows.another_look(scene, i, change=True)[1] in names_in(caption, scene)
+        assert rows.another_look(scene, i, change=True)[1] == changed[i] in names_in(caption, scene)
 
 
 def test_scrambling_keeps_every_pixel_and_moves_them():
@@ -95,6 +95,7 @@ def test_the_whole_measurement_runs(tmp_path, monkeypatch):
     report = json.loads((tmp_path / "rows.json").read_text())
     kinds = {"reference", "scrambled", "absent", "guidance_1", "guidance_2", "probe_on_renders"}
     assert kinds <= set(report["identity"])
+    assert sum(one["n"] for one in report["identity"]["by_change"].values()) == 2
     assert {"below_the_vae", "guidance_1", "guidance_2"} <= set(report["first_frame"])
     assert report["first_frame"]["below_the_vae"]["n"] == 2 and report["region"]["outside"]["n"] == 2
     assert report["strength"]["effects"][0]["value"] == 0 and len(report["strength"]["effects"]) == 5

@@ -1,5 +1,7 @@
 """Training VACE: what the blocks are given, and that nothing else moves. Short runs of the real code, small networks."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from small import small_text_encoder_state, small_transformer_state
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.files import read_tensors
-from wan_tutorial.mini import release, train_vace
+from wan_tutorial.mini import loop, release, train_vace
 from wan_tutorial.mini.data import VideoPool
 from wan_tutorial.mini.judge import names_in
 from wan_tutorial.mini.latents import LatentPool
@@ -24,6 +26,8 @@ from wan_tutorial.mini.train_vace import (
 from wan_tutorial.mini.traits import LatentReader, trait_parts
 from wan_tutorial.mini.world import HELD_OUT, TRAITS, draw_scene, render
 from wan_tutorial.reference import encode_context, mask_channels, read_given
+from wan_tutorial.sampling.denoise import guided_velocity
+from wan_tutorial.sampling.solvers import euler
 from wan_tutorial.sizes import VideoSize
 from wan_tutorial.text import load_text_encoder
 from wan_tutorial.transformer import build_transformer, start_vace_blocks
@@ -122,12 +126,13 @@ def test_hints_of_another_vae_are_found_out(pool):
 def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
     batches = VaceBatches([pool], grey_latent(vae, SIZE))
     seen = set()
-    for _ in range(40):
-        batch = batches.draw(4)
+    for task in list(train_vace.SHARES) * 14:
+        batch = batches.draw(4, task)
         extra = batch.clean.shape[2] - SIZE.latent_frames
         assert batch.context.shape == (4, 96, *batch.clean.shape[2:]) and len(batch.captions) == 4
         inactive, reactive, mask = batch.context.split([16, 16, 64], dim=1)
         grey = batches.grey.expand(4, -1, -1, -1, -1)
+        assert bool(extra) == (task == "reference")
         if extra:
             assert not batch.known.any()
             assert batch.known.shape == batch.subject.shape == batch.place.shape
@@ -155,7 +160,7 @@ def test_a_changed_attribute_is_named(pool, vae):
     """Where the reference shows another colour, the caption says the true one."""
     batches = VaceBatches([pool], grey_latent(vae, SIZE))
     named = 0
-    for index in list(range(6)) * 20:
+    for index in list(range(6)) * 14:
         scene = pool.latents.videos.scene(index)
         _, context, caption, _ = batches.draw_reference(pool, index)
         chosen = [torch.equal(context.references[0, :, 0], r) for r in pool.read(index)[0].unbind(1)].index(
@@ -168,8 +173,18 @@ def test_a_changed_attribute_is_named(pool, vae):
     assert named > 12
 
 
+def test_videos_whose_reference_shows_another_setting_are_drawn_more_often(pool, vae, monkeypatch):
+    """Here one video of six."""
+    monkeypatch.setattr(
+        train_vace, "another_look", lambda scene, seed, change: (scene, "light" if seed else "setting")
+    )
+    batches = VaceBatches([pool], grey_latent(vae, SIZE))
+    drawn = sum(batches.pick() == (0, 0) for _ in range(2000)) / 2000
+    assert drawn == pytest.approx(1 / (1 + 5 * train_vace.OTHERS_SHARE), abs=0.05)
+
+
 def test_a_sample_comes_with_the_traits_of_its_scene(pool, vae):
-    drawn = VaceBatches([pool], grey_latent(vae, SIZE)).draw(12)
+    drawn = VaceBatches([pool], grey_latent(vae, SIZE)).draw(12, "nothing")
     latents = [train_vace.latent_of(pool, index) for index in range(6)]
     for clean, traits in zip(drawn.clean, drawn.traits, strict=True):
         (index,) = (i for i, one in enumerate(latents) if torch.equal(clean[:, -one.shape[1] :], one))
@@ -178,6 +193,11 @@ def test_a_sample_comes_with_the_traits_of_its_scene(pool, vae):
 
 def raw(tensor):
     return getattr(tensor, "raw", tensor)
+
+
+@pytest.fixture
+def no_runs(monkeypatch):
+    monkeypatch.setattr(train_vace, "RUN_SHARE", 0.0)
 
 
 def trained_for(steps, model, pool, vae, folder):
@@ -217,7 +237,7 @@ def test_training_moves_the_vace_blocks_alone_and_the_files_prove_it(pool, vae, 
     )
 
 
-def test_traits_that_a_reference_shows_count(pool, vae, tmp_path, monkeypatch):
+def test_traits_that_a_reference_shows_count(pool, vae, tmp_path, monkeypatch, no_runs):
     """With a reader whose every mistake is a thousand nats, which is asked about the video and not about the reference."""
     monkeypatch.setattr(train_vace, "SHARES", {"reference": 1.0})
     reader, asked, losses = LatentReader(width=16).requires_grad_(False), [], []
@@ -240,7 +260,7 @@ def test_traits_that_a_reference_shows_count(pool, vae, tmp_path, monkeypatch):
 
 
 def test_every_sample_is_asked_twice_and_what_guidance_makes_of_the_answers_counts(
-    pool, vae, tmp_path, monkeypatch
+    pool, vae, tmp_path, monkeypatch, no_runs
 ):
     """Told is off by 1 and untold by -1: guided, that is 4 * 2 - 1 = 7, where something is given."""
     monkeypatch.setattr(train_vace, "SHARES", {"clip": 1.0})
@@ -260,8 +280,56 @@ def test_every_sample_is_asked_twice_and_what_guidance_makes_of_the_answers_coun
     assert told.any() and torch.equal(untold[0], untold[1]) and not torch.equal(told[0], untold[0])
     off = torch.cat([torch.ones(2), -torch.ones(2)]).view(-1, 1, 1, 1, 1)
     costs = also(clean + off * t.view(-1, 1, 1, 1, 1))
-    wanted = train_vace.GUIDED_WEIGHT * 7**2 * drawn[0].known.mean((1, 2, 3))
-    assert torch.allclose(costs, wanted.repeat(2), rtol=0.01) and wanted.all()
+    assert torch.allclose(costs, torch.tensor(train_vace.GUIDED_WEIGHT * 7**2), rtol=0.01)
+
+
+@pytest.mark.parametrize("task", ["reference", "clip"])
+def test_a_run_goes_where_the_sampler_goes_and_costs_what_guidance_makes_of_it(
+    pool, vae, tmp_path, monkeypatch, task
+):
+    """Beside the package's own guided Euler steps, with weights that stay as they are."""
+    for name, value in {
+        "SHARES": {task: 1.0},
+        "RUN_SHARE": 1.0,
+        "RUN_STEPS": (4, 4),
+        "RUN_GUIDANCE": (3.0, 3.0),
+        "narrow_is_faster": lambda device: False,
+    }.items():
+        monkeypatch.setattr(train_vace, name, value)
+    monkeypatch.setattr(loop, "schedule", lambda *given: 0.0)
+    to, begun, gone_on, costs = train_vace.Run.to, [], [], []
+
+    def remember(run, device):
+        begun.append(run)
+        gone_on.append(to(run, device))
+        return gone_on[-1]
+
+    def watch(moment):
+        costs.append(moment.figures[f"{task} in a run"])
+        return moment.step >= 5
+
+    monkeypatch.setattr(train_vace.Run, "to", remember)
+    model = build_transformer(small_transformer_state())
+    start_vace_blocks(model)
+    with torch.no_grad():
+        for block in model.vace_blocks:
+            block.proj_out.weight.normal_(std=0.05)
+    encoder = load_text_encoder(small_text_encoder_state())
+    batches = VaceBatches([pool], grey_latent(vae, SIZE))
+    train_vace.train_vace(tmp_path, model, encoder, batches, minutes=30, batch=4, watch=watch)
+    assert len(begun) == 2, "after four steps another begins"
+    first, told = begun[0], begun[0].text.chunk(2)
+    assert (first.known[:, 0] == 1).all() if task == "reference" else first.known.any()
+    asked = partial(model, vace_context=first.context)
+    wanted, latent = [], first.noisy
+    with torch.no_grad():
+        for step in euler(guided_velocity(asked, *told, 3.0, together=False), latent, first.times):
+            error = (step.clean_guess - first.clean) / step.sigma
+            missed = (first.known * error.square().mean(1)).sum((1, 2, 3)) / first.known.sum((1, 2, 3))
+            wanted.append(train_vace.RUN_KNOWN_WEIGHT * missed.mean().item())
+            latent = step.latent
+    assert costs[:4] == pytest.approx(wanted, rel=1e-3)
+    assert torch.allclose(gone_on[0].noisy, latent, atol=1e-3)
 
 
 def test_given_nothing_the_main_blocks_own_answer_is_wanted(pool, vae, tmp_path, monkeypatch):

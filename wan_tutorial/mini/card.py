@@ -164,6 +164,11 @@ def describe_reference(figures: Row) -> Iterator[str]:
         told = ", ".join(f"{key[9:]}: {spoken(row[key])}" for key in row if key.startswith("guidance_"))
         if told:
             yield f"The reference at guidance {told}."
+        if "by_change" in row:
+            told = ", ".join(
+                f"{name.replace('_', ' ')} {spoken(one)}" for name, one in row["by_change"].items()
+            )
+            yield f"By what the prompt changes: {told}."
     if "first_frame" in figures:
         row = figures["first_frame"]
         yield (

@@ -34,7 +34,7 @@ from wan_tutorial.mini.evaluate import (
 )
 from wan_tutorial.mini.judge import Judge, load_judge
 from wan_tutorial.mini.probe import TraitProbe, draw_candidates, load_probe, rate_on_renders
-from wan_tutorial.mini.train_vace import MOMENTS, another_look, caption_naming
+from wan_tutorial.mini.train_vace import CHANGED, MOMENTS, another_look, caption_naming
 from wan_tutorial.mini.world import COLOURS, HELD_OUT, Scene, render
 from wan_tutorial.pipeline import Pipeline, load
 
@@ -47,8 +47,8 @@ SETTINGS_WITH_LORA = {"steps": 4, "guidance": 1.0}
 # --- which of ten it was --------------------------------------------------------------------------------------
 
 
-def identity_cases(count: int) -> tuple[list[Scene], list[str], list[Tensor]]:
-    """Scenes, captions that name the one attribute in which each differs from its reference, and the references.
+def identity_cases(count: int) -> tuple[list[Scene], list[str], list[Tensor], list[str]]:
+    """Scenes, captions that name the one attribute in which each differs from its reference, the references, its name.
 
     The reference is a later moment of a render of the scene from another camera, with another colour, setting ...
     """
@@ -57,7 +57,7 @@ def identity_cases(count: int) -> tuple[list[Scene], list[str], list[Tensor]]:
     dice = random.Random("identity")
     captions = [caption_naming(scene, name, dice)[0] for scene, (_, name) in zip(scenes, looks, strict=True)]
     pictures = torch.cat([render([other for other, _ in looks[i : i + 16]]) for i in range(0, count, 16)])
-    return scenes, captions, list(pictures[:, MOMENTS[-1]])
+    return scenes, captions, list(pictures[:, MOMENTS[-1]]), [name or "" for _, name in looks]
 
 
 def scramble(picture: Tensor, seed: int) -> Tensor:
@@ -71,9 +71,10 @@ def scramble(picture: Tensor, seed: int) -> Tensor:
 def measure_identity(pipe: Pipeline, probe: TraitProbe, count: int, folder: Path, **settings: Any) -> Row:
     """How often generated frames are found among ten scenes that share every name.
 
-    Beside that: of a scrambled reference, of none, and of the reference at less guidance than the model's own.
+    Beside that: of a scrambled reference, of none, and of the reference at less guidance than the model's own; and of
+    the references by which attribute the prompt changes.
     """
-    scenes, captions, pictures = identity_cases(count)
+    scenes, captions, pictures, changed = identity_cases(count)
     candidates = [draw_candidates(scene, i) for i, scene in enumerate(scenes)]
     shown: list[Row] = [{"reference": picture} for picture in pictures]
     kinds: dict[str, list[Row]] = {
@@ -85,7 +86,14 @@ def measure_identity(pipe: Pipeline, probe: TraitProbe, count: int, folder: Path
     rows: Row = {"probe_on_renders": rate_on_renders(probe, count), "chance": 1 / len(candidates[0])}
     for name, given in kinds.items():
         videos = paint(pipe, captions, given, name=name, **settings).videos
-        rows[name] = share(one == 0 for one in probe.choose(videos, candidates))
+        found = [one == 0 for one in probe.choose(videos, candidates)]
+        rows[name] = share(found)
+        if name == "reference":
+            rows["by_change"] = {
+                attribute: share(one for one, other in zip(found, changed, strict=True) if other == attribute)
+                for attribute in CHANGED
+                if attribute in changed
+            }
         rows[name]["sheets"] = show_sheets(videos, f"identity_{name}", folder)
     return rows
 
@@ -148,7 +156,7 @@ def _another_colour(scene: Scene, seed: int) -> str:
 
 def measure_strengths(pipe: Pipeline, count: int, **settings: Any) -> Row:
     """The mean change of a video at each strength of its reference, from strength 0 on the same noise (in [-1, 1])."""
-    _, captions, pictures = identity_cases(count)
+    _, captions, pictures, _ = identity_cases(count)
     given: list[Row] = [{"reference": picture} for picture in pictures]
     videos = [
         paint(pipe, captions, given, name=f"strength {s:g}", vace_strength=s, **settings).videos

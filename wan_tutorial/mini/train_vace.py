@@ -7,15 +7,17 @@ alone; three things help it to be: errors over many cells (`COARSE_WEIGHT`), a r
 (`traits.LatentReader`), and samples that have gone a little wrong already (`gone_wrong`).
 
 Guidance multiplies what two answers differ by, their mistakes about what is given among it. So every sample is asked
-twice at the same noise, with its caption and without, and what guidance makes of the two counts too. Where nothing is
-given, the blocks are to change nothing: there the main blocks' own answer is what is wanted. Everything given is
+twice at the same noise, with its caption and without, and what guidance makes of the two counts too. A guided run goes
+astray step by step, to where no noisy video of the training set ever is: half of the steps are therefore taken within
+the model's own runs (`Run`), as in DAgger (arXiv:1011.0686), and there what was given is asked for again. Where nothing
+is given, the blocks are to change nothing: there the main blocks' own answer is what is wanted. Everything given is
 encoded once, beside the training latents, by `HintPool.encode`.
 """
 
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -28,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..errors import WanError
+from ..machine.weights import MINI
 from ..noise import mix
 from ..reference import Given, VaceContext, encode_context, mask_channels, read_given
 from ..sampling.schedules import shift_time
@@ -66,11 +69,18 @@ CHANGED: dict[str, tuple] = {
 MOMENTS = (4, 12)  # frames of a render that become references
 # Of the scene, of the scene with one attribute changed, and one of another shape.
 REFERENCES = 2 * len(MOMENTS) + 1
+SAME, OTHER = (0, 1, 4), (2, 3)  # which of them show the caption's scene, and which the changed one
+CHANGED_SHARE = 0.65  # of the samples with a reference: those whose caption says something else than it shows
+OTHERS_SHARE = 0.3  # of the videos whose reference shows the same setting, those that are not passed over
 # Of the steps that each task has; a clip is a part of a video.
-SHARES = {"reference": 0.6, "clip": 0.3, "nothing": 0.1}
+SHARES = {"reference": 0.5, "clip": 0.4, "nothing": 0.1}
 KNOWN_WEIGHT = 5.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
-GUIDED_WEIGHT = 0.5  # what it counts once more, in what guidance makes of the two answers
+GUIDED_WEIGHT = 0.2  # what all of it counts once more, in what guidance makes of the two answers
 GUIDANCE = 4.0  # the most of it
+RUN_SHARE = 0.6  # of the steps in which something is given: those within a run of the model's own
+RUN_STEPS = (8, 20)  # the fewest and the most of a run
+RUN_GUIDANCE = (2.0, 5.0)
+RUN_KNOWN_WEIGHT = 2.0  # what all that is given counts there
 SILENCE_WEIGHT = 10.0  # what a departure from the main blocks' answer counts: the two are near from the start
 DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
 TRAITS_WEIGHT = 2.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
@@ -216,7 +226,6 @@ class VaceBatch:
     place: Tensor  # the mean of that over scenes of the same subject and relation
     known: Tensor  # how much of each cell the clip gives, 0 to 1; 0 in the references: (B, R + F, H, W)
     traits: Tensor  # which eighth each unnamed trait lies in: (B, traits)
-    task: str  # one of SHARES
 
 
 # One sample: clean latents (16, R + F, H, W), what is given, a caption, and how much of each cell is given (F, H, W).
@@ -238,11 +247,11 @@ class VaceBatches:
         videos = [pool.latents.videos for pool in self.pools]
         self.places = mean_places(list(zip(videos, self.subjects, strict=True)))
 
-    def draw(self, count: int) -> VaceBatch:
-        ready = [pool.ready for pool in self.pools]
-        numbers = self.dice.choices(range(len(ready)), ready, k=count)
-        picks = [(number, self.dice.randrange(ready[number])) for number in numbers]
-        (task,) = self.dice.choices(list(SHARES), list(SHARES.values()))
+    def draw_task(self) -> str:
+        return self.dice.choices(list(SHARES), list(SHARES.values()))[0]
+
+    def draw(self, count: int, task: str) -> VaceBatch:
+        picks = [self.pick() for _ in range(count)]
         draw = {"reference": self.draw_reference, "clip": self.draw_clip, "nothing": self.draw_nothing}[task]
         clean, contexts, captions, known = zip(
             *(draw(self.pools[number], index) for number, index in picks), strict=True
@@ -259,16 +268,28 @@ class VaceBatches:
             F.pad(torch.stack(places), front),
             F.pad(torch.stack(known), front),
             torch.stack([trait_parts(scene) for scene in scenes]),
-            task,
         )
+
+    def pick(self) -> tuple[int, int]:
+        """A pool's number and a video's; of those whose changed reference shows another setting, more than the rest."""
+        ready = [pool.ready for pool in self.pools]
+        while True:
+            (number,) = self.dice.choices(range(len(ready)), ready)
+            index, videos = self.dice.randrange(ready[number]), self.pools[number].latents.videos
+            _, changed = another_look(videos.scene(index), videos.first_seed + index, change=True)
+            if changed == "setting" or self.dice.random() < OTHERS_SHARE:
+                return number, index
 
     def draw_reference(self, pool: HintPool, index: int) -> Drawn:
         """A reference and nothing else; where it shows another attribute, the caption names the true one."""
         scene, seed = pool.latents.videos.scene(index), pool.latents.videos.first_seed + index
-        caption, chosen = write_caption(scene, self.dice.randrange(10**9)), self.dice.randrange(REFERENCES)
-        if len(MOMENTS) <= chosen < 2 * len(MOMENTS):
-            caption, named = caption_naming(scene, another_look(scene, seed, change=True)[1], self.dice)
-            chosen = chosen if named else chosen - len(MOMENTS)
+        caption, chosen = write_caption(scene, self.dice.randrange(10**9)), self.dice.choice(SAME)
+        if self.dice.random() < CHANGED_SHARE:
+            changed_caption, named = caption_naming(
+                scene, another_look(scene, seed, change=True)[1], self.dice
+            )
+            if named:
+                caption, chosen = changed_caption, self.dice.choice(OTHER)
         reference = pool.read(index)[0][:, chosen : chosen + 1]
         clean = torch.cat([reference, latent_of(pool, index)], dim=1)
         return clean, self.context(reference[None]), caption, torch.zeros(self.grey.shape[2:])
@@ -310,6 +331,44 @@ def caption_naming(scene: Scene, attribute: str | None, dice: random.Random) -> 
 # --- training ----------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Run:
+    """A batch on its way from noise to video, under guidance: each training step that it has takes it one step further."""
+
+    noisy: Tensor  # (B, 16, R + F, H, W)
+    clean: Tensor  # as in VaceBatch, as are context, known and traits
+    context: Tensor
+    known: Tensor  # here a reference is, too: it is part of what is denoised
+    traits: Tensor | None  # None where no reference shows them
+    text: Tensor  # of the captions, then as many of no caption: (2 B, L, 4096)
+    guidance: Tensor  # one for each sample, (B,)
+    times: Tensor  # those still to come, down to 0
+
+    @classmethod
+    def begin(cls, drawn: VaceBatch, text: Tensor, *, by_reference: bool) -> "Run":
+        known, (least, most) = drawn.known.clone(), RUN_GUIDANCE
+        if by_reference:
+            known[:, 0] = 1
+        return cls(
+            torch.randn_like(drawn.clean),
+            drawn.clean,
+            drawn.context,
+            known,
+            drawn.traits if by_reference else None,
+            text,
+            least + (most - least) * torch.rand(len(known)),
+            shift_time(torch.linspace(1, 0, 1 + random.randint(*RUN_STEPS)), MINI.shift),
+        )
+
+    def to(self, device: str) -> "Run":
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+
+    @property
+    def finished(self) -> bool:
+        return len(self.times) < 2
+
+
 def grey_latent(vae: Vae, size: VideoSize) -> Tensor:
     """The latent of a clip in which nothing is given: (1, 16, F, H, W)."""
     given: Given = read_given(size)
@@ -348,6 +407,19 @@ def train_vace(
 
     narrow = narrow_is_faster(device)
 
+    def guided_cost(
+        expected: Tensor, clean: Tensor, t: Tensor, known: Tensor, weight: float, traits: Tensor | None
+    ) -> Tensor:
+        """What guidance makes of two answers, (B, 16, R + F, H, W): its mistakes in what is known, and its traits."""
+        error = (expected - clean) / t.view(-1, 1, 1, 1, 1)
+        if visible is not None:
+            error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
+        cells = known.sum((1, 2, 3)).clamp(min=1)  # a first frame's count as much as the many around a region
+        cost = weight * (known * error.square().mean(1)).sum((1, 2, 3)) / cells
+        if traits is not None and reader is not None:
+            cost = cost + TRAITS_WEIGHT * reader.mistake(expected[:, :, 1:], traits)
+        return cost
+
     def losses_of(
         clean: Tensor,
         context: Tensor,
@@ -364,20 +436,11 @@ def train_vace(
         front = 0 if traits is None else 1  # a reference, which does not lean
         lean = F.pad(gone_wrong(clean[:, :, front:], t, most=DRIFT), (0, 0, 0, 0, front, 0))
 
-        def guided_cost(latents: Tensor) -> Tensor:
+        def also(latents: Tensor) -> Tensor:
             told, untold = latents.chunk(2)
-            if traits is None:
-                error = (torch.lerp(untold, told, GUIDANCE) - clean) / t.view(-1, 1, 1, 1, 1)
-                if visible is not None:
-                    error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
-                cost = GUIDED_WEIGHT * (known * error.square().mean(1)).mean((1, 2, 3))
-            elif reader is not None:
-                guidance = 1 + (GUIDANCE - 1) * torch.rand_like(t).view(-1, 1, 1, 1, 1)
-                guided = torch.lerp(untold, told, guidance)
-                cost = TRAITS_WEIGHT * reader.mistake(guided[:, :, 1:], traits)
-            else:
-                cost = torch.zeros_like(t)
-            return twice(cost)
+            guidance = 1 + (GUIDANCE - 1) * (torch.ones_like(t) if traits is None else torch.rand_like(t))
+            guided = torch.lerp(untold, told, guidance.view(-1, 1, 1, 1, 1))
+            return twice(guided_cost(guided, clean, t, known, GUIDED_WEIGHT, traits))
 
         return flow_matching_loss(
             asked,
@@ -390,20 +453,61 @@ def train_vace(
             coarse=0.0 if traits is None else COARSE_WEIGHT,
             noise=twice(torch.randn_like(clean)),
             drift=twice(lean),
-            also=guided_cost,
+            also=also,
             narrow=narrow,
         )
 
+    def step_of(
+        noisy: Tensor,
+        clean: Tensor,
+        context: Tensor,
+        known: Tensor,
+        traits: Tensor | None,
+        text: Tensor,
+        guidance: Tensor,
+        t: Tensor,
+        later: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What a step of a run from t (B,) to later costs, one value for each sample, and where it leads (Euler)."""
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=narrow):
+            answers = model(twice(noisy), 1000 * twice(t), text, vace_context=twice(context))
+        told, untold = answers.float().chunk(2)
+        velocity = torch.lerp(untold, told, guidance.view(-1, 1, 1, 1, 1))
+        expected = noisy - t.view(-1, 1, 1, 1, 1) * velocity
+        cost = guided_cost(expected, clean, t, known, RUN_KNOWN_WEIGHT, traits)
+        return cost, noisy.detach() + (later - t).view(-1, 1, 1, 1, 1) * velocity.detach()
+
     # A graph for each task.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
+    step_function = torch.compile(step_of, dynamic=False) if compile else step_of
+    runs: dict[str, Run] = {}
+
+    def loss_of_run(task: str) -> Tensor:
+        if task not in runs or runs[task].finished:
+            drawn = batches.draw(batch // 2, task)
+            text = embed_captions(encoder, drawn.captions + [""] * (batch // 2))
+            runs[task] = Run.begin(drawn, text, by_reference=task == "reference").to(device)
+        run = runs[task]
+        t, later = run.times[:2, None].expand(-1, batch // 2)
+        given = run.clean, run.context, run.known, run.traits, run.text, run.guidance
+        losses, run.noisy = step_function(run.noisy, *given, t, later)
+        run.times = run.times[1:]
+        return losses.mean()
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        drawn = batches.draw(batch // 2)
+        task = batches.draw_task()
+        figures = dict.fromkeys(
+            [*SHARES, *(f"{name} in a run" for name in SHARES if name != "nothing")], float("nan")
+        )
+        if task != "nothing" and random.random() < RUN_SHARE:
+            loss = loss_of_run(task)
+            return loss, figures | {f"{task} in a run": loss.item()}
+        drawn = batches.draw(batch // 2, task)
         # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
         t = shift_time(draw_times(batch // 2), 2.0).to(device)
         text = embed_captions(encoder, drawn.captions + [""] * (batch // 2))
         # By a reference: no noise hides the subject then.
-        shown = drawn.task == "reference"
+        shown = task == "reference"
         clear = t.clamp(max=SUBJECT_CLEAR) if shown else t
         subject, place, known = (part.to(device) for part in (drawn.subject, drawn.place, drawn.known))
         # Without a caption nothing tells where the subject is.
@@ -411,9 +515,8 @@ def train_vace(
         weight = weight + KNOWN_WEIGHT * twice(known)
         traits = drawn.traits.to(device) if shown else None
         clean, context = drawn.clean.to(device), drawn.context.to(device)
-        losses = loss_function(clean, context, text, t, weight, known, traits, drawn.task)
-        figures = {name: losses.mean().item() if name == drawn.task else float("nan") for name in SHARES}
-        return losses.mean(), figures
+        loss = loss_function(clean, context, text, t, weight, known, traits, task).mean()
+        return loss, figures | {task: loss.item()}
 
     matrices = [p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name]
     # On a CPU, plain attention over so few tokens goes back faster than the fused one.
