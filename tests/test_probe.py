@@ -96,6 +96,7 @@ def test_the_whole_measurement_runs(tmp_path, monkeypatch):
     kinds = {"reference", "scrambled", "absent", "guidance_1", "guidance_2", "probe_on_renders"}
     assert kinds <= set(report["identity"])
     assert sum(one["n"] for one in report["identity"]["by_change"].values()) == 2
+    assert all(report["identity"][kind]["obeyed"]["n"] >= 2 for kind in ("reference", "absent", "guidance_1"))
     assert {"below_the_vae", "guidance_1", "guidance_2"} <= set(report["first_frame"])
     assert report["first_frame"]["below_the_vae"]["n"] == 2 and report["region"]["outside"]["n"] == 2
     assert report["strength"]["effects"][0]["value"] == 0 and len(report["strength"]["effects"]) == 5

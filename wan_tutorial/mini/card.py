@@ -164,6 +164,13 @@ def describe_reference(figures: Row) -> Iterator[str]:
         told = ", ".join(f"{key[9:]}: {spoken(row[key])}" for key in row if key.startswith("guidance_"))
         if told:
             yield f"The reference at guidance {told}."
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {spoken(row[name]['obeyed'])}"
+            for name in ("reference", "absent", *(key for key in row if key.startswith("guidance_")))
+            if "obeyed" in row.get(name, {})
+        )
+        if told:
+            yield f"Words obeyed in the same videos: {told}."
         if "by_change" in row:
             told = ", ".join(
                 f"{name.replace('_', ' ')} {spoken(one)}" for name, one in row["by_change"].items()

@@ -246,10 +246,13 @@ def measure_obedience(judge: Judge, videos: Tensor, truths: Sequence[Mapping[str
 def captions_of(scenes: Sequence[Scene]) -> tuple[list[str], list[dict[str, str]]]:
     """A caption of each scene and what it names."""
     captions = [write_caption(scene, seed) for seed, scene in enumerate(scenes)]
+    return captions, named_truths(captions, scenes)
+
+
+def named_truths(captions: Sequence[str], scenes: Sequence[Scene]) -> list[dict[str, str]]:
+    """What each caption says of its scene."""
     named = [names_in(text, scene) for text, scene in zip(captions, scenes, strict=True)]
-    return captions, [
-        {n: v for n, v in _truth(s).items() if n in ns} for s, ns in zip(scenes, named, strict=True)
-    ]
+    return [{n: v for n, v in _truth(s).items() if n in ns} for s, ns in zip(scenes, named, strict=True)]
 
 
 def measure_novelty(pipe: Pipeline, painted: Tensor, *, count: int) -> Row:

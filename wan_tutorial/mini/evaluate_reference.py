@@ -25,6 +25,7 @@ from wan_tutorial.mini.evaluate import (
     held_out_scenes,
     mean,
     measure_obedience,
+    named_truths,
     paint,
     render_scenes,
     sha256,
@@ -68,13 +69,16 @@ def scramble(picture: Tensor, seed: int) -> Tensor:
     return squares[order].unflatten(0, (height, width)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
-def measure_identity(pipe: Pipeline, probe: TraitProbe, count: int, folder: Path, **settings: Any) -> Row:
-    """How often generated frames are found among ten scenes that share every name.
+def measure_identity(
+    pipe: Pipeline, probe: TraitProbe, judge: Judge, count: int, folder: Path, **settings: Any
+) -> Row:
+    """How often generated frames are found among ten scenes that share every name, and how many words they obey.
 
     Beside that: of a scrambled reference, of none, and of the reference at less guidance than the model's own; and of
     the references by which attribute the prompt changes.
     """
     scenes, captions, pictures, changed = identity_cases(count)
+    truths = named_truths(captions, scenes)
     candidates = [draw_candidates(scene, i) for i, scene in enumerate(scenes)]
     shown: list[Row] = [{"reference": picture} for picture in pictures]
     kinds: dict[str, list[Row]] = {
@@ -87,7 +91,8 @@ def measure_identity(pipe: Pipeline, probe: TraitProbe, count: int, folder: Path
     for name, given in kinds.items():
         videos = paint(pipe, captions, given, name=name, **settings).videos
         found = [one == 0 for one in probe.choose(videos, candidates)]
-        rows[name] = share(found)
+        told = answers(judge, videos, truths).values()
+        rows[name] = share(found) | {"obeyed": share(right for one in told for right in one)}
         if name == "reference":
             rows["by_change"] = {
                 attribute: share(one for one, other in zip(found, changed, strict=True) if other == attribute)
@@ -201,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
         pipe, judge, probe = load("mini"), load_judge(), load_probe(given.probe)
         report: Row = {"files": {path.name: sha256(path) for path in (*pipe.files.values(), given.probe)}}
         measures: dict[str, Callable[[], Row]] = {
-            "identity": lambda: measure_identity(pipe, probe, given.count, given.outputs, **settings),
+            "identity": lambda: measure_identity(pipe, probe, judge, given.count, given.outputs, **settings),
             "first_frame": lambda: measure_first_frame(pipe, given.count, given.outputs, **settings),
             "region": lambda: measure_region(pipe, judge, given.count, given.outputs, **settings),
             "strength": lambda: measure_strengths(pipe, max(1, given.count // 5), **settings),
