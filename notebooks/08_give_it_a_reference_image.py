@@ -168,9 +168,11 @@ found = read_evaluation(pipe).get("reference", {}).get("identity", {})
 rows = {kind: kind for kind in ("reference", "scrambled", "absent")}
 rows |= {"reference, guidance 2": "guidance_2", "reference, no guidance": "guidance_1"}
 for name, kind in rows.items():
-    print(
-        f"{name:22}", f"found in {say_share(found[kind])}" if kind in found else "not measured on these files"
-    )
+    row = found.get(kind)
+    if row is None:
+        print(f"{name:22} not measured on these files")
+    else:
+        print(f"{name:22} found in {say_share(row)}, words obeyed: {row['obeyed']['value']:.0%}")
 
 # %% [markdown]
 # <details><summary>What did you observe?</summary>

@@ -8,7 +8,7 @@ alone; three things help it to be: errors over many cells (`COARSE_WEIGHT`), a r
 
 Guidance multiplies what two answers differ by, their mistakes about what is given among it. So every sample is asked
 twice at the same noise, with its caption and without, and what guidance makes of the two counts too. A guided run goes
-astray step by step, to where no noisy video of the training set ever is: half of the steps are therefore taken within
+astray step by step, to where no noisy video of the training set ever is: most of the steps are therefore taken within
 the model's own runs (`Run`), as in DAgger (arXiv:1011.0686), and there what was given is asked for again. Where nothing
 is given, the blocks are to change nothing: there the main blocks' own answer is what is wanted. Everything given is
 encoded once, beside the training latents, by `HintPool.encode`.
@@ -67,9 +67,9 @@ CHANGED: dict[str, tuple] = {
     "light": LIGHTS,
 }
 MOMENTS = (4, 12)  # frames of a render that become references
-# Of the scene, of the scene with one attribute changed, and one of another shape.
-REFERENCES = 2 * len(MOMENTS) + 1
-SAME, OTHER = (0, 1, 4), (2, 3)  # which of them show the caption's scene, and which the changed one
+# A video's references, as `reference_pictures` has them: those that show its scene, and those with one attribute changed.
+SAME, OTHER = (0, 1, 4), (2, 3)
+REFERENCES = len(SAME) + len(OTHER)
 CHANGED_SHARE = 0.65  # of the samples with a reference: those whose caption says something else than it shows
 OTHERS_SHARE = 0.3  # of the videos whose reference shows the same setting, those that are not passed over
 # Of the steps that each task has; a clip is a part of a video.
@@ -79,11 +79,11 @@ GUIDED_WEIGHT = 0.2  # what all of it counts once more, in what guidance makes o
 GUIDANCE = 4.0  # the most of it
 RUN_SHARE = 0.6  # of the steps in which something is given: those within a run of the model's own
 RUN_STEPS = (8, 20)  # the fewest and the most of a run
-RUN_GUIDANCE = (2.0, 5.0)
+RUN_GUIDANCE = (2.0, 5.0)  # the least and the most
 RUN_KNOWN_WEIGHT = 2.0  # what all that is given counts there
 SILENCE_WEIGHT = 10.0  # what a departure from the main blocks' answer counts: the two are near from the start
 DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
-TRAITS_WEIGHT = 2.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
+TRAITS_WEIGHT = 3.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
 
 
