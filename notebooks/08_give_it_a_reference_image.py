@@ -102,7 +102,7 @@ from functools import cache
 
 STEPS = 12
 text = pipe.encode_text(BRIEF_PROMPT, BRIEF_NEGATIVE)
-noise = pipe.draw_noise(seed=4, extra_frames=1)
+noise = pipe.draw_noise(seed=5, extra_frames=1)
 
 
 def steps_with(context, strength=1.0):
@@ -177,10 +177,27 @@ for name, kind in rows.items():
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The right picture brings the video about half of the way, its shuffled squares hardly any: position and shape count, not the
+# The right picture brings the video about half of the way, its shuffled squares none of it: position and shape count, not the
 # palette alone. What the shuffled row shares with the reference is mere colour. The probe's counts say the same of many scenes:
-# compare *scrambled* with *absent*. The last two rows say what guidance costs: it pushes towards the words (lesson 03), and
-# what no word names is in the way.
+# compare *scrambled* with *absent*. The words tell the price: *absent* obeys more of them than any picture lets it. And the
+# last two rows tell what guidance is for: with less of it the picture is found no less, but fewer words are obeyed.
+#
+# </details>
+#
+# In each of these videos the prompt contradicts its picture in one thing. **Predict:** which contradiction costs the traits
+# most: other flames (their colour, their size), another setting, other light, or embers and smoke that come or go?
+
+# %%
+from wan_tutorial.show import show_table
+
+rows = [[name.replace("_", " "), say_share(row)] for name, row in found.get("by_change", {}).items()]
+show_table(["the prompt changes", "and the reference is still found in"], rows)
+
+# %% [markdown]
+# <details><summary>What did you observe?</summary>
+#
+# Another *setting*. Then sky and ground, most of the picture, have to go, and what in them was tint or moon and has to stay
+# looks different in its new surroundings. All other contradictions leave most of the picture where it was.
 #
 # </details>
 #
@@ -271,7 +288,7 @@ show_figure(plot_lines(lines, x="strength", y="mean distance of pixels", title="
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Both lines bend: half of the strength has done most of the work. The first says how much the hints change; the second, whether
+# Both lines bend: half of the strength does about two thirds of the work. The first says how much the hints change; the second, whether
 # the change leads to the picture. They need not tell the same: a model may be pushed about without being led. Strengths above
 # 1 are allowed, up to 10; the blocks were never trained for them. Try 2 and 4 in `painted(...)`.
 #
@@ -489,8 +506,9 @@ for fit, video in fits.items():
     )
 
 # %% [markdown]
-# This one paints no white: in training about one in ten of its references lay on white (`reference_pictures` in
-# `wan_tutorial/mini/train_vace.py`), so it has learned that white there means *nothing*. For the real model the advice in
+# This one paints no white: in training a few of its references lay on white (`reference_pictures` in
+# `wan_tutorial/mini/train_vace.py`), so it has learned that white there means *nothing*. But a few are few: of the small sword
+# between the bars less arrives than of the large one. For the real model the advice in
 # ComfyUI's own template is a picture with one plain background, or a background alone.
 #
 # ## Look: a photograph
@@ -517,9 +535,9 @@ print(f"without it {distance(along[0], portrait.fitted):.3f}")
 # %% [markdown]
 # **What the scale model can carry:** what its world has: tints, where things are, how big, how logs lie, which form of hilt or
 # handle, as long as its training had the like. **What it cannot:** anything its VAE blurs away (compare the first two
-# pictures), and anything that is not a fireside. It has never seen a face, a room or daylight in a street, and takes little
-# from one: the two distances are close, and by the fire stands no admiral. The real model has seen nearly everything, and can
-# do what this one cannot; the way in is the same.
+# pictures), and anything that is not a fireside. It has never seen a face, a room or daylight in a street, and makes little
+# of one: patches of her colours about where they were, a fifth of the distance gone, and by the fire no admiral. The real model
+# has seen nearly everything, and can do what this one cannot; the way in is the same.
 #
 # ## Look: with the LoRA
 #
@@ -537,9 +555,9 @@ print("layers of VACE blocks among them:", sum("vace" in name for name in fit.la
 # %%
 second = pipe.generate(
     BRIEF_PROMPT, negative=BRIEF_NEGATIVE, reference=PICTURE, loras=[(causvid, 1.0)], steps=4, guidance=1.0,
-    seed=4, progress=False,
+    seed=5, progress=False,
 )  # fmt: skip
-slow = pipe.generate(BRIEF_PROMPT, negative=BRIEF_NEGATIVE, reference=PICTURE, seed=4, progress=False)
+slow = pipe.generate(BRIEF_PROMPT, negative=BRIEF_NEGATIVE, reference=PICTURE, seed=5, progress=False)
 rows = {
     "4 steps with the LoRA, no guidance": second.video,
     f"{slow.settings.steps} steps, guided": slow.video,
@@ -592,7 +610,6 @@ print("not trimmed, change from frame to frame:", " ".join(f"{change:.2f}" for c
 # NBVAL_CHECK_OUTPUT
 from wan_tutorial.machine.plan import Run, find_card, plan_run
 from wan_tutorial.machine.weights import find_model
-from wan_tutorial.show import show_table
 
 real, card, rows = find_model("wan2.1-vace-14b-q3"), find_card("T4"), []
 for name, *settings in (("20 steps, guided", 20, 6.0, False), ("4 steps with LoRA", 4, 1.0, True)):
