@@ -157,7 +157,7 @@ def describe_reference(figures: Row) -> Iterator[str]:
         told = ", ".join(f"{name} {spoken(row[name])}" for name in ("reference", "scrambled", "absent"))
         yield (
             f"\n**Which of ten was the reference**, read from the generated frames by what no prompt names; by chance "
-            f"{100 * row['chance']:.0f} %: {told}."
+            f"{100 * row['chance']:.0f} %: {told}, of {row['reference']['n']} videos."
         )
         if "with_lora" in row:  # what evaluate_reference finds with --lora
             yield f"In 4 steps with the LoRA: reference {spoken(row['with_lora'])}."
@@ -180,7 +180,7 @@ def describe_reference(figures: Row) -> Iterator[str]:
         row = figures["first_frame"]
         yield (
             f"\n**A first frame given**: frame 0 is {spoken(row['generated'], 'dB')} from it; the VAE alone keeps "
-            f"{spoken(row['vae'], 'dB')}. That is {spoken(row['below_the_vae'], 'dB')} less"
+            f"{spoken(row['vae'], 'dB')}, of {row['vae']['n']} videos. That is {spoken(row['below_the_vae'], 'dB')} less"
             + "".join(
                 f", at guidance {key[9:]} {spoken(row[key], 'dB')}"
                 for key in row

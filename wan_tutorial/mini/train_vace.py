@@ -1,7 +1,7 @@
 """Train the scale model's VACE blocks, with all the others frozen: what a video model learns to be given.
 
 Four tasks, in the real layout (`reference.py`): nothing given; a reference picture, which shows another moment and
-camera of the scene and sometimes another value of one named attribute, which the caption then names; a first frame; a
+camera of the scene and often another value of one named attribute, which the caption then names; a first frame; a
 masked region. What a caption never names (the shape of a hilt, the tint of the sky) can be learned from the reference
 alone; three things help it to be: errors over many cells (`COARSE_WEIGHT`), a reader that says which traits were missed
 (`traits.LatentReader`), and samples that have gone a little wrong already (`gone_wrong`).
