@@ -1,5 +1,6 @@
 """Training VACE: what the blocks are given, and that nothing else moves. Short runs of the real code, small networks."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
         assert batch.context.shape == (4, 96, *batch.clean.shape[2:]) and len(batch.captions) == 4
         inactive, reactive, mask = batch.context.split([16, 16, 64], dim=1)
         grey = batches.grey.expand(4, -1, -1, -1, -1)
-        assert bool(extra) == (task == "reference")
+        assert bool(extra) == (task in ("reference", "scrambled"))
         if extra:
             assert not batch.known.any()
             assert batch.known.shape == batch.subject.shape == batch.place.shape
@@ -141,7 +142,7 @@ def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
             )
             assert not reactive[:, :, :1].any() and not mask[:, :, :1].any() and (mask[:, :, 1:] == 1).all()
             assert torch.equal(inactive[:, :, 1:], grey) and torch.equal(reactive[:, :, 1:], grey)
-            seen.add("reference")
+            seen.add(task)
             continue
         for one in range(4):
             if not (mask[one] == 1).all():
@@ -153,7 +154,25 @@ def test_batches_hold_the_tasks_in_the_real_layout(pool, vae):
                 seen.add("nothing" if same else "first")
                 assert same or (inactive[one, :, 0] - batch.clean[one, :, 0]).abs().mean() < 0.1
                 assert (batch.known[one, 0] == (0 if same else 1)).all() and not batch.known[one, 1:].any()
-    assert seen == {"reference", "region", "nothing", "first"}
+    assert seen == {"reference", "scrambled", "region", "nothing", "first"}
+
+
+def test_a_scrambled_reference_is_one_in_shuffled_squares(pool, vae):
+    batches, shuffled = VaceBatches([pool], grey_latent(vae, SIZE)), False
+
+    def squares(reference):  # (16, H, W) to its squares of 2 x 2 cells
+        return [part for row in reference.split(2, dim=1) for part in row.split(2, dim=2)]
+
+    for index in range(6):
+        clean, context, _, known = batches.draw_scrambled(pool, index)
+        assert torch.equal(context.tensor[0, :16, 0], clean[:, 0]) and not known.any()
+        found = squares(clean[:, 0])
+        references = [squares(one) for one in pool.read(index)[0].unbind(1)]
+        (own,) = [
+            one for one in references if all(any(torch.equal(part, other) for other in one) for part in found)
+        ][:1]
+        shuffled |= any(not torch.equal(a, b) for a, b in zip(found, own, strict=True))
+    assert shuffled
 
 
 def test_a_changed_attribute_is_named(pool, vae):
@@ -284,7 +303,7 @@ def test_every_sample_is_asked_twice_and_what_guidance_makes_of_the_answers_coun
 
 
 @pytest.mark.parametrize("task", ["reference", "clip"])
-def test_a_run_goes_where_the_sampler_goes_and_costs_what_guidance_makes_of_it(
+def test_a_run_goes_where_the_sampler_goes_and_costs_what_its_answers_miss(
     pool, vae, tmp_path, monkeypatch, task
 ):
     """Beside the package's own guided Euler steps, with weights that stay as they are."""
@@ -293,22 +312,27 @@ def test_a_run_goes_where_the_sampler_goes_and_costs_what_guidance_makes_of_it(
         "RUN_SHARE": 1.0,
         "RUN_STEPS": (4, 4),
         "RUN_GUIDANCE": (3.0, 3.0),
+        "MOTION_WEIGHT": 0.0,
+        "COARSE_WEIGHT": 0.0,
+        "KNOWN_WEIGHT": 0.0,
+        "weigh": lambda subject, place, t: torch.ones_like(subject),
         "narrow_is_faster": lambda device: False,
     }.items():
         monkeypatch.setattr(train_vace, name, value)
     monkeypatch.setattr(loop, "schedule", lambda *given: 0.0)
-    to, begun, gone_on, costs = train_vace.Run.to, [], [], []
+    begin, begun, costs = train_vace.Run.begin, [], []
 
-    def remember(run, device):
-        begun.append(run)
-        gone_on.append(to(run, device))
-        return gone_on[-1]
+    def remember(*given):
+        begun.append(begin(*given))
+        copy = replace(begun[-1])
+        begun.append(copy)
+        return begun[-2]
 
     def watch(moment):
         costs.append(moment.figures[f"{task} in a run"])
-        return moment.step >= 5
+        return len(begun) == 4
 
-    monkeypatch.setattr(train_vace.Run, "to", remember)
+    monkeypatch.setattr(train_vace.Run, "begin", remember)
     model = build_transformer(small_transformer_state())
     start_vace_blocks(model)
     with torch.no_grad():
@@ -317,31 +341,42 @@ def test_a_run_goes_where_the_sampler_goes_and_costs_what_guidance_makes_of_it(
     encoder = load_text_encoder(small_text_encoder_state())
     batches = VaceBatches([pool], grey_latent(vae, SIZE))
     train_vace.train_vace(tmp_path, model, encoder, batches, minutes=30, batch=4, watch=watch)
-    assert len(begun) == 2, "after four steps another begins"
-    first, told = begun[0], begun[0].text.chunk(2)
-    assert (first.known[:, 0] == 1).all() if task == "reference" else first.known.any()
-    asked = partial(model, vace_context=first.context)
+    gone_on, first = begun[:2]
+    steps = len(first.times) - 1
+    assert len(costs) == steps + 1, "after the last step another run begins"
+    assert steps == 4 and first.times[0] == 1
+    clean, known, told = first.drawn.clean, first.drawn.known.clone(), first.text.chunk(2)
+    assert abs(torch.corrcoef(torch.stack([first.noisy.flatten(), clean.flatten()]))[0, 1]) < 0.1
+    if task == "reference":
+        known[:, 0] = 1
+    asked = partial(model, vace_context=first.drawn.context)
     wanted, latent = [], first.noisy
     with torch.no_grad():
         for step in euler(guided_velocity(asked, *told, 3.0, together=False), latent, first.times):
-            error = (step.clean_guess - first.clean) / step.sigma
-            missed = (first.known * error.square().mean(1)).sum((1, 2, 3)) / first.known.sum((1, 2, 3))
-            wanted.append(train_vace.RUN_KNOWN_WEIGHT * missed.mean().item())
+            t = torch.tensor(step.sigma).expand(2)
+            answers = [latent - step.sigma * asked(latent, 1000 * t, text) for text in told]
+            errors = [((answer - clean) / step.sigma).square().mean().item() for answer in answers]
+            missed = ((step.clean_guess - clean) / step.sigma).square().mean(1)
+            missed = (known * missed).sum((1, 2, 3)) / known.sum((1, 2, 3))
+            still = min(max(step.sigma / train_vace.RUN_SETTLED - 1, 0), 1)
+            whole = train_vace.RUN_ALL_WEIGHT * still * sum(errors) / 2
+            wanted.append(whole + train_vace.RUN_KNOWN_WEIGHT * missed.mean().item())
             latent = step.latent
-    assert costs[:4] == pytest.approx(wanted, rel=1e-3)
-    assert torch.allclose(gone_on[0].noisy, latent, atol=1e-3)
+    assert costs[:steps] == pytest.approx(wanted, rel=1e-3)
+    assert torch.allclose(gone_on.noisy, latent, atol=1e-3)
 
 
-def test_given_nothing_the_main_blocks_own_answer_is_wanted(pool, vae, tmp_path, monkeypatch):
-    """Silent blocks change nothing, and so cost nothing; blocks that speak cost what they change."""
-    monkeypatch.setattr(train_vace, "SHARES", {"nothing": 1.0})
+@pytest.mark.parametrize("task", train_vace.SILENT)
+def test_given_nothing_the_main_blocks_own_answer_is_wanted(pool, vae, tmp_path, monkeypatch, task):
+    """Blocks that speak cost what they change; silent ones nothing, but for the place of a reference before the video."""
+    monkeypatch.setattr(train_vace, "SHARES", {task: 1.0})
     model, losses = build_transformer(small_transformer_state()), []
     start_vace_blocks(model)
     encoder = load_text_encoder(small_text_encoder_state())
     batches = VaceBatches([pool], grey_latent(vae, SIZE))
 
     def stop(moment):
-        losses.append(moment.figures["nothing"])
+        losses.append(moment.figures[task])
         return True
 
     train_vace.train_vace(tmp_path / "silent", model, encoder, batches, minutes=30, batch=4, watch=stop)
@@ -349,4 +384,4 @@ def test_given_nothing_the_main_blocks_own_answer_is_wanted(pool, vae, tmp_path,
         for block in model.vace_blocks:
             block.proj_out.weight.normal_(std=0.1)
     train_vace.train_vace(tmp_path / "loud", model, encoder, batches, minutes=30, batch=4, watch=stop)
-    assert losses[0] == 0 < losses[1]
+    assert (losses[0] == 0) == (task == "nothing") and losses[0] < losses[1]

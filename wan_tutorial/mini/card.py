@@ -166,7 +166,12 @@ def describe_reference(figures: Row) -> Iterator[str]:
             yield f"The reference at guidance {told}."
         told = ", ".join(
             f"{name.replace('_', ' ')} {spoken(row[name]['obeyed'])}"
-            for name in ("reference", "absent", *(key for key in row if key.startswith("guidance_")))
+            for name in (
+                "reference",
+                "scrambled",
+                "absent",
+                *(key for key in row if key.startswith("guidance_")),
+            )
             if "obeyed" in row.get(name, {})
         )
         if told:

@@ -195,14 +195,22 @@ def flow_matching_loss(
         velocity = model(noisy, 1000 * t, text)
     error = velocity.float() - wanted
     beside = also(clean - share * error) if also else 0.0  # what is pointed at: noisy - t * velocity
+    squared = squared_error(error, visible, motion=motion, coarse=coarse)
+    return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3)) + beside
+
+
+def squared_error(
+    error: Tensor, visible: Tensor | None = None, *, motion: float = 0.0, coarse: float = 0.0
+) -> Tensor:
+    """What an error (B, C, F, H, W) counts in each latent cell, (B, F, H, W); the options are `flow_matching_loss`'s."""
     if visible is not None:
         error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
-    squared = error.square().mean(1)  # (B, F, H, W)
+    squared = error.square().mean(1)
     if motion and error.shape[2] > 1:
         squared = squared + motion * _change(error)
     if coarse:
         squared = squared + coarse * _coarse(error)
-    return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3)) + beside
+    return squared
 
 
 def _change(error: Tensor) -> Tensor:

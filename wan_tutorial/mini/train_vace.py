@@ -10,8 +10,8 @@ Guidance multiplies what two answers differ by, their mistakes about what is giv
 twice at the same noise, with its caption and without, and what guidance makes of the two counts too. A guided run goes
 astray step by step, to where no noisy video of the training set ever is: most of the steps are therefore taken within
 the model's own runs (`Run`), as in DAgger (arXiv:1011.0686), and there what was given is asked for again. Where nothing
-is given, the blocks are to change nothing: there the main blocks' own answer is what is wanted. Everything given is
-encoded once, beside the training latents, by `HintPool.encode`.
+is given, or only the scrambled squares of a picture, the blocks are to change nothing: there the main blocks' own answer
+is what is wanted. Everything given is encoded once, beside the training latents, by `HintPool.encode`.
 """
 
 import random
@@ -44,7 +44,6 @@ from .judge import names_in
 from .latents import LatentPool
 from .loop import Budget, Moment, averaged, fast_products, narrow_is_faster, train
 from .train_transformer import (
-    MOTION_WEIGHT,
     SUBJECT_CLEAR,
     Rounding,
     draw_times,
@@ -52,6 +51,7 @@ from .train_transformer import (
     flow_matching_loss,
     gone_wrong,
     mean_places,
+    squared_error,
     usual_place,
     weigh,
 )
@@ -73,17 +73,25 @@ REFERENCES = len(SAME) + len(OTHER)
 CHANGED_SHARE = 0.65  # of the samples with a reference: those whose caption says something else than it shows
 OTHERS_SHARE = 0.3  # of the videos whose reference shows the same setting, those that are not passed over
 # Of the steps that each task has; a clip is a part of a video.
-SHARES = {"reference": 0.5, "clip": 0.4, "nothing": 0.1}
+SHARES = {"reference": 0.5, "clip": 0.3, "nothing": 0.08, "scrambled": 0.12}
+SILENT = ("nothing", "scrambled")  # those in which VACE is to change nothing
 KNOWN_WEIGHT = 5.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
 GUIDED_WEIGHT = 0.2  # what all of it counts once more, in what guidance makes of the two answers
 GUIDANCE = 4.0  # the most of it
 RUN_SHARE = 0.6  # of the steps in which something is given: those within a run of the model's own
+RUN_SETTLED = (
+    0.3  # the time from which on its video stays what it became: only what is given is still asked for
+)
 RUN_STEPS = (8, 20)  # the fewest and the most of a run
 RUN_GUIDANCE = (2.0, 5.0)  # the least and the most
-RUN_KNOWN_WEIGHT = 2.0  # what all that is given counts there
+RUN_ALL_WEIGHT = 0.3  # what the whole error counts there
+RUN_KNOWN_WEIGHT = 3.0  # what all that is given counts there
 SILENCE_WEIGHT = 10.0  # what a departure from the main blocks' answer counts: the two are near from the start
 DRIFT = 0.4  # the most that a sample leans towards another: what is given is believed, not what lies under the noise
-TRAITS_WEIGHT = 3.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
+TRAITS_WEIGHT = 4.0  # beside a reference: what a nat of its traits' cross-entropy counts, guided
+MOTION_WEIGHT = (
+    2.0  # a picture stands still: so that what is painted after it does not, motion counts more than it did
+)
 COARSE_WEIGHT = 1.0  # beside a reference: a sky's tint shows in means over many cells more than in any one
 
 
@@ -227,6 +235,10 @@ class VaceBatch:
     known: Tensor  # how much of each cell the clip gives, 0 to 1; 0 in the references: (B, R + F, H, W)
     traits: Tensor  # which eighth each unnamed trait lies in: (B, traits)
 
+    def to(self, device: str) -> "VaceBatch":
+        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "captions"}
+        return replace(self, **{name: part.to(device) for name, part in parts.items()})
+
 
 # One sample: clean latents (16, R + F, H, W), what is given, a caption, and how much of each cell is given (F, H, W).
 Drawn: TypeAlias = tuple[Tensor, VaceContext, str, Tensor]
@@ -252,7 +264,7 @@ class VaceBatches:
 
     def draw(self, count: int, task: str) -> VaceBatch:
         picks = [self.pick() for _ in range(count)]
-        draw = {"reference": self.draw_reference, "clip": self.draw_clip, "nothing": self.draw_nothing}[task]
+        draw = getattr(self, f"draw_{task}")
         clean, contexts, captions, known = zip(
             *(draw(self.pools[number], index) for number, index in picks), strict=True
         )
@@ -293,6 +305,15 @@ class VaceBatches:
         reference = pool.read(index)[0][:, chosen : chosen + 1]
         clean = torch.cat([reference, latent_of(pool, index)], dim=1)
         return clean, self.context(reference[None]), caption, torch.zeros(self.grey.shape[2:])
+
+    def draw_scrambled(self, pool: HintPool, index: int) -> Drawn:
+        """A reference whose squares of 2 x 2 cells are shuffled: its colours and none of its things."""
+        clean, _, caption, known = self.draw_reference(pool, index)
+        height, width = (side // 2 for side in clean.shape[2:])
+        squares = F.pixel_unshuffle(clean[:, 0], 2).flatten(1)  # (64, H / 2 W / 2)
+        order = self.dice.sample(range(height * width), height * width)
+        scrambled = F.pixel_shuffle(squares[:, order].unflatten(1, (height, width)), 2)[:, None]
+        return torch.cat([scrambled, clean[:, 1:]], dim=1), self.context(scrambled[None]), caption, known
 
     def draw_clip(self, pool: HintPool, index: int) -> Drawn:
         """What the pool has of this video: its first frame, or the surroundings of a region."""
@@ -336,37 +357,31 @@ class Run:
     """A batch on its way from noise to video, under guidance: each training step that it has takes it one step further."""
 
     noisy: Tensor  # (B, 16, R + F, H, W)
-    clean: Tensor  # as in VaceBatch, as are context, known and traits
-    context: Tensor
-    known: Tensor  # here a reference is, too: it is part of what is denoised
-    traits: Tensor | None  # None where no reference shows them
+    drawn: VaceBatch  # the clean video that it should come to, and what is given
     text: Tensor  # of the captions, then as many of no caption: (2 B, L, 4096)
     guidance: Tensor  # one for each sample, (B,)
     times: Tensor  # those still to come, down to 0
 
     @classmethod
-    def begin(cls, drawn: VaceBatch, text: Tensor, *, by_reference: bool) -> "Run":
-        known, (least, most) = drawn.known.clone(), RUN_GUIDANCE
-        if by_reference:
-            known[:, 0] = 1
-        return cls(
-            torch.randn_like(drawn.clean),
-            drawn.clean,
-            drawn.context,
-            known,
-            drawn.traits if by_reference else None,
-            text,
-            least + (most - least) * torch.rand(len(known)),
-            shift_time(torch.linspace(1, 0, 1 + random.randint(*RUN_STEPS)), MINI.shift),
-        )
-
-    def to(self, device: str) -> "Run":
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+    def begin(cls, drawn: VaceBatch, text: Tensor) -> "Run":
+        """From noise alone: behind any less of it the traits of the clean video would still show."""
+        (least, most), size, device = RUN_GUIDANCE, len(drawn.clean), drawn.clean.device
+        guidance = least + (most - least) * torch.rand(size, device=device)
+        times = shift_time(torch.linspace(1, 0, 1 + random.randint(*RUN_STEPS)), MINI.shift)
+        return cls(torch.randn_like(drawn.clean), drawn, text, guidance, times.to(device))
 
     @property
     def finished(self) -> bool:
         return len(self.times) < 2
+
+    def noise(self) -> Tensor:
+        """The noise that would make these latents of the clean video: what a step that leads to it leads away from."""
+        return (self.noisy - (1 - self.times[0]) * self.drawn.clean) / self.times[0]
+
+    def go_on(self, expected: Tensor) -> None:
+        """One Euler step towards the clean latents that the guided model expects, (B, 16, R + F, H, W)."""
+        t, later = self.times[:2]
+        self.noisy, self.times = torch.lerp(expected, self.noisy, later / t), self.times[1:]
 
 
 def grey_latent(vae: Vae, size: VideoSize) -> Tensor:
@@ -411,39 +426,37 @@ def train_vace(
         expected: Tensor, clean: Tensor, t: Tensor, known: Tensor, weight: float, traits: Tensor | None
     ) -> Tensor:
         """What guidance makes of two answers, (B, 16, R + F, H, W): its mistakes in what is known, and its traits."""
-        error = (expected - clean) / t.view(-1, 1, 1, 1, 1)
-        if visible is not None:
-            error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
+        squared = squared_error((expected - clean) / t.view(-1, 1, 1, 1, 1), visible)
         cells = known.sum((1, 2, 3)).clamp(min=1)  # a first frame's count as much as the many around a region
-        cost = weight * (known * error.square().mean(1)).sum((1, 2, 3)) / cells
+        cost = weight * (known * squared).sum((1, 2, 3)) / cells
         if traits is not None and reader is not None:
             cost = cost + TRAITS_WEIGHT * reader.mistake(expected[:, :, 1:], traits)
         return cost
 
     def losses_of(
+        noise: Tensor,
         clean: Tensor,
+        drift: Tensor,
         context: Tensor,
         text: Tensor,
         t: Tensor,
+        guidance: Tensor,
         weight: Tensor,
         known: Tensor,
+        known_weight: float,
         traits: Tensor | None,
-        task: str,
-    ) -> Tensor:
-        asked = partial(model, vace_context=twice(context))
-        if task == "nothing":
-            return SILENCE_WEIGHT * departure(model, asked, twice(clean), text, twice(t), visible, narrow)
-        front = 0 if traits is None else 1  # a reference, which does not lean
-        lean = F.pad(gone_wrong(clean[:, :, front:], t, most=DRIFT), (0, 0, 0, 0, front, 0))
+    ) -> tuple[Tensor, Tensor]:
+        """What each answer costs, (2 B,), and the clean latents that guidance makes of the two, (B, 16, R + F, H, W)."""
+        expected: list[Tensor] = []
 
         def also(latents: Tensor) -> Tensor:
             told, untold = latents.chunk(2)
-            guidance = 1 + (GUIDANCE - 1) * (torch.ones_like(t) if traits is None else torch.rand_like(t))
             guided = torch.lerp(untold, told, guidance.view(-1, 1, 1, 1, 1))
-            return twice(guided_cost(guided, clean, t, known, GUIDED_WEIGHT, traits))
+            expected.append(guided.detach())
+            return twice(guided_cost(guided, clean, t, known, known_weight, traits))
 
-        return flow_matching_loss(
-            asked,
+        costs = flow_matching_loss(
+            partial(model, vace_context=twice(context)),
             twice(clean),
             text,
             twice(t),
@@ -451,72 +464,72 @@ def train_vace(
             weight,
             motion=MOTION_WEIGHT,
             coarse=0.0 if traits is None else COARSE_WEIGHT,
-            noise=twice(torch.randn_like(clean)),
-            drift=twice(lean),
+            noise=twice(noise),
+            drift=twice(drift),
             also=also,
             narrow=narrow,
         )
+        return costs, expected[0]
 
-    def step_of(
-        noisy: Tensor,
-        clean: Tensor,
-        context: Tensor,
-        known: Tensor,
-        traits: Tensor | None,
-        text: Tensor,
-        guidance: Tensor,
-        t: Tensor,
-        later: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """What a step of a run from t (B,) to later costs, one value for each sample, and where it leads (Euler)."""
-        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=narrow):
-            answers = model(twice(noisy), 1000 * twice(t), text, vace_context=twice(context))
-        told, untold = answers.float().chunk(2)
-        velocity = torch.lerp(untold, told, guidance.view(-1, 1, 1, 1, 1))
-        expected = noisy - t.view(-1, 1, 1, 1, 1) * velocity
-        cost = guided_cost(expected, clean, t, known, RUN_KNOWN_WEIGHT, traits)
-        return cost, noisy.detach() + (later - t).view(-1, 1, 1, 1, 1) * velocity.detach()
+    def silence_of(clean: Tensor, context: Tensor, text: Tensor, t: Tensor) -> Tensor:
+        asked = partial(model, vace_context=context)
+        front = clean.shape[2] - batches.grey.shape[2]
+        return SILENCE_WEIGHT * departure(model, asked, clean, text, t, front, visible, narrow)
 
     # A graph for each task.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
-    step_function = torch.compile(step_of, dynamic=False) if compile else step_of
+    silence_function = torch.compile(silence_of, dynamic=False) if compile else silence_of
     runs: dict[str, Run] = {}
+
+    def begin(task: str) -> tuple[VaceBatch, Tensor]:
+        drawn = batches.draw(batch // 2, task)
+        return drawn.to(device), embed_captions(encoder, drawn.captions + [""] * (batch // 2))
+
+    def weight_of(drawn: VaceBatch, t: Tensor, *, shown: bool) -> Tensor:
+        """What each cell of the answers with a caption and of those without counts, (2 B, R + F, H, W)."""
+        # By a reference: no noise hides the subject then.
+        clear = t.clamp(max=SUBJECT_CLEAR) if shown else t
+        # Without a caption nothing tells where the subject is.
+        places = drawn.place, torch.zeros_like(drawn.place)
+        weight = torch.cat([weigh(drawn.subject, place, clear) for place in places])
+        return weight + KNOWN_WEIGHT * twice(drawn.known)
 
     def loss_of_run(task: str) -> Tensor:
         if task not in runs or runs[task].finished:
-            drawn = batches.draw(batch // 2, task)
-            text = embed_captions(encoder, drawn.captions + [""] * (batch // 2))
-            runs[task] = Run.begin(drawn, text, by_reference=task == "reference").to(device)
-        run = runs[task]
-        t, later = run.times[:2, None].expand(-1, batch // 2)
-        given = run.clean, run.context, run.known, run.traits, run.text, run.guidance
-        losses, run.noisy = step_function(run.noisy, *given, t, later)
-        run.times = run.times[1:]
+            runs[task] = Run.begin(*begin(task))
+        run, drawn, shown = runs[task], runs[task].drawn, task == "reference"
+        t, known = run.times[:1].expand(batch // 2), drawn.known.clone()
+        if shown:
+            known[:, 0] = 1  # a reference is part of what is denoised
+        still = ((t - RUN_SETTLED) / RUN_SETTLED).clamp(0, 1).view(-1, 1, 1, 1)
+        weight = RUN_ALL_WEIGHT * twice(still) * weight_of(drawn, t, shown=shown)
+        traits = drawn.traits if shown else None
+        given = drawn.context, run.text, t, run.guidance, weight, known, RUN_KNOWN_WEIGHT, traits
+        losses, expected = loss_function(run.noise(), drawn.clean, torch.zeros_like(drawn.clean), *given)
+        run.go_on(expected)
         return losses.mean()
+
+    def loss_of_samples(task: str) -> Tensor:
+        """Of noisy videos, some of them gone a little wrong."""
+        # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
+        (drawn, text), t = begin(task), shift_time(draw_times(batch // 2), 2.0).to(device)
+        clean, shown = drawn.clean, task == "reference"
+        if task in SILENT:
+            return silence_function(twice(clean), twice(drawn.context), text, twice(t)).mean()
+        front = int(shown)  # a reference does not lean
+        drift = F.pad(gone_wrong(clean[:, :, front:], t, most=DRIFT), (0, 0, 0, 0, front, 0))
+        guidance = 1 + (GUIDANCE - 1) * (torch.rand_like(t) if shown else torch.ones_like(t))
+        weight, traits = weight_of(drawn, t, shown=shown), drawn.traits if shown else None
+        given = drawn.context, text, t, guidance, weight, drawn.known, GUIDED_WEIGHT, traits
+        return loss_function(torch.randn_like(clean), clean, drift, *given)[0].mean()
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         task = batches.draw_task()
-        figures = dict.fromkeys(
-            [*SHARES, *(f"{name} in a run" for name in SHARES if name != "nothing")], float("nan")
-        )
-        if task != "nothing" and random.random() < RUN_SHARE:
-            loss = loss_of_run(task)
-            return loss, figures | {f"{task} in a run": loss.item()}
-        drawn = batches.draw(batch // 2, task)
-        # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
-        t = shift_time(draw_times(batch // 2), 2.0).to(device)
-        text = embed_captions(encoder, drawn.captions + [""] * (batch // 2))
-        # By a reference: no noise hides the subject then.
-        shown = task == "reference"
-        clear = t.clamp(max=SUBJECT_CLEAR) if shown else t
-        subject, place, known = (part.to(device) for part in (drawn.subject, drawn.place, drawn.known))
-        # Without a caption nothing tells where the subject is.
-        weight = torch.cat([weigh(subject, place, clear), weigh(subject, 0 * place, clear)])
-        weight = weight + KNOWN_WEIGHT * twice(known)
-        traits = drawn.traits.to(device) if shown else None
-        clean, context = drawn.clean.to(device), drawn.context.to(device)
-        loss = loss_function(clean, context, text, t, weight, known, traits, task).mean()
-        return loss, figures | {task: loss.item()}
+        inside = task not in SILENT and random.random() < RUN_SHARE
+        loss = loss_of_run(task) if inside else loss_of_samples(task)
+        within = [f"{name} in a run" for name in SHARES if name not in SILENT]
+        figures = dict.fromkeys([*SHARES, *within], float("nan"))
+        return loss, figures | {f"{task} in a run" if inside else task: loss.item()}
 
     matrices = [p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name]
     # On a CPU, plain attention over so few tokens goes back faster than the fused one.
@@ -539,21 +552,21 @@ def departure(
     clean: Tensor,
     text: Tensor,
     t: Tensor,
+    front: int,
     visible: Tensor | None,
     narrow: bool,
 ) -> Tensor:
     """How far the answer with VACE is from that of the main blocks alone: squared, one value for each sample.
 
-    What is wanted holds no noise and no other scene: only what the VACE blocks say is left to be wrong.
+    What is wanted holds no noise and no other scene: only what the VACE blocks say is left to be wrong. The main blocks
+    are shown the video alone, without the `front` frames of a reference.
     """
     noisy = mix(clean, torch.randn_like(clean), t)
     with torch.autocast(clean.device.type, torch.bfloat16, enabled=narrow):
         with torch.no_grad():
-            wanted = model(noisy, 1000 * t, text)
-        error = asked(noisy, 1000 * t, text).float() - wanted.float()
-    if visible is not None:
-        error = torch.einsum("dc,bcfhw->bdfhw", visible, error)
-    return error.square().mean((1, 2, 3, 4))
+            wanted = model(noisy[:, :, front:], 1000 * t, text)
+        error = asked(noisy, 1000 * t, text)[:, :, front:].float() - wanted.float()
+    return squared_error(error, visible, motion=MOTION_WEIGHT).mean((1, 2, 3))
 
 
 def twice(batch: Tensor) -> Tensor:
