@@ -1,6 +1,6 @@
 """Train the scale model's VACE blocks, with all the others frozen: what a video model learns to be given.
 
-Four tasks, in the real layout (`reference.py`): nothing given; a reference picture, which shows another moment and
+In the real layout (`reference.py`) these are the tasks: nothing given; a reference picture, which shows another moment and
 camera of the scene and often another value of one named attribute, which the caption then names; a first frame; a
 masked region. What a caption never names (the shape of a hilt, the tint of the sky) can be learned from the reference
 alone; three things help it to be: errors over many cells (`COARSE_WEIGHT`), a reader that says which traits were missed
@@ -364,7 +364,7 @@ class Run:
 
     @classmethod
     def begin(cls, drawn: VaceBatch, text: Tensor) -> "Run":
-        """From noise alone: behind any less of it the traits of the clean video would still show."""
+        """From noise alone, as a video is painted: nothing of the clean one shows."""
         (least, most), size, device = RUN_GUIDANCE, len(drawn.clean), drawn.clean.device
         guidance = least + (most - least) * torch.rand(size, device=device)
         times = shift_time(torch.linspace(1, 0, 1 + random.randint(*RUN_STEPS)), MINI.shift)
