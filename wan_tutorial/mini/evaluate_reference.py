@@ -35,13 +35,13 @@ from wan_tutorial.mini.evaluate import (
 )
 from wan_tutorial.mini.judge import Judge, load_judge
 from wan_tutorial.mini.probe import TraitProbe, draw_candidates, load_probe, rate_on_renders
+from wan_tutorial.mini.refine_vace import scramble
 from wan_tutorial.mini.train_vace import CHANGED, MOMENTS, another_look, caption_naming
 from wan_tutorial.mini.world import COLOURS, HELD_OUT, Scene, render
 from wan_tutorial.pipeline import Pipeline, load
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCES = (1.0, 2.0)  # beside the model's own
-PATCH = 16  # pixels of the squares that a scrambled reference is shuffled in
 SETTINGS_WITH_LORA = {"steps": 4, "guidance": 1.0}
 
 
@@ -59,14 +59,6 @@ def identity_cases(count: int) -> tuple[list[Scene], list[str], list[Tensor], li
     captions = [caption_naming(scene, name, dice)[0] for scene, (_, name) in zip(scenes, looks, strict=True)]
     pictures = torch.cat([render([other for other, _ in looks[i : i + 16]]) for i in range(0, count, 16)])
     return scenes, captions, list(pictures[:, MOMENTS[-1]]), [name or "" for _, name in looks]
-
-
-def scramble(picture: Tensor, seed: int) -> Tensor:
-    """The same pixels (H, W, 3) in shuffled squares: every colour is there, and no thing."""
-    height, width = (side // PATCH for side in picture.shape[:2])
-    squares = picture.unflatten(1, (width, PATCH)).unflatten(0, (height, PATCH)).transpose(1, 2).flatten(0, 1)
-    order = torch.randperm(len(squares), generator=torch.Generator().manual_seed(seed))
-    return squares[order].unflatten(0, (height, width)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def measure_identity(

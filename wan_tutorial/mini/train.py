@@ -8,11 +8,12 @@
     python -m wan_tutorial.mini.train transformer --minutes 90  the transformer, from latents and captions
     python -m wan_tutorial.mini.train hints                     encode what the VACE blocks are given, from the same videos
     python -m wan_tutorial.mini.train vace --minutes 120        the VACE blocks of the released transformer, no others
+    python -m wan_tutorial.mini.train refine --minutes 45       those blocks again: no answer to a picture that shows nothing
     python -m wan_tutorial.mini.train handover --out FOLDER     averaged weights, 16 bits, in files of 15 MB at most
     python -m wan_tutorial.mini.train takeover --out FOLDER     begin where a hand-over ended, on another machine
     python -m wan_tutorial.mini.train takeover --out assets/mini  begin where the shipped model stands
 
-Each of text, vae, transformer and vace ends by writing its file into assets/mini, in the format of its real counterpart.
+Each of text, vae, transformer, vace and refine ends by writing its file into assets/mini, in the format of its real counterpart.
 The judge has a command of its own (`python -m wan_tutorial.mini.train_judge`), as it must not meet the generator.
 """
 
@@ -30,6 +31,7 @@ from . import release
 from .data import BRIEF_POOL, VideoPool, training_videos
 from .handover import hand_over, take_over
 from .latents import LatentPool
+from .refine_vace import RefiningBatches, refine_vace
 from .train_text import train_text
 from .train_transformer import Batches, train_transformer, visibility
 from .train_vace import HintPool, VaceBatches, grey_latent, train_vace
@@ -45,6 +47,7 @@ STAGES = (
     "transformer",
     "hints",
     "vace",
+    "refine",
     "handover",
     "takeover",
 )
@@ -92,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
             compile=options.compile,
         )
         release.release_transformer(folder, assets)
-    elif options.stage in ("hints", "vace"):
+    elif options.stage in ("hints", "vace", "refine"):
         many, brief = pools(folder)
         vae = load_vae(read_tensors(assets / release.VAE).require("vae").tensors).to(options.device)
         hints = [HintPool(pool) for pool in (brief, *many)]
@@ -102,17 +105,24 @@ def run(options: argparse.Namespace) -> None:
         else:
             tensors = read_tensors(assets / release.TEXT_ENCODER).require("text encoder").tensors
             some = torch.from_numpy(brief.read()[:8].astype("float32")).to(options.device)
-            trained = train_vace(
-                folder,
-                release.load_master(assets),
-                load_text_encoder(tensors, device=options.device),
-                VaceBatches(hints, grey_latent(vae, hints[0].size)),
-                minutes=options.minutes,
-                visible=visibility(vae, some),
-                reader=load_reader(folder).to(options.device),
-                device=options.device,
-                compile=options.compile,
-            )
+            model, encoder = release.load_master(assets), load_text_encoder(tensors, device=options.device)
+            common: dict = {
+                "minutes": options.minutes,
+                "visible": visibility(vae, some),
+                "device": options.device,
+            }
+            if options.stage == "refine":
+                trained = refine_vace(folder, model, encoder, RefiningBatches(hints, vae), **common)
+            else:
+                trained = train_vace(
+                    folder,
+                    model,
+                    encoder,
+                    VaceBatches(hints, grey_latent(vae, hints[0].size)),
+                    reader=load_reader(folder).to(options.device),
+                    compile=options.compile,
+                    **common,
+                )
             release.release_vace(trained, assets)
     elif options.stage == "handover":
         hand_over(folder, options.out)

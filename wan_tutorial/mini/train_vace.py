@@ -10,8 +10,9 @@ Guidance multiplies what two answers differ by, their mistakes about what is giv
 twice at the same noise, with its caption and without, and what guidance makes of the two counts too. A guided run goes
 astray step by step, to where no noisy video of the training set ever is: most of the steps are therefore taken within
 the model's own runs (`Run`), as in DAgger (arXiv:1011.0686), and there what was given is asked for again. Where nothing
-is given, or only the scrambled squares of a picture, the blocks are to change nothing: there the main blocks' own answer
-is what is wanted. Everything given is encoded once, beside the training latents, by `HintPool.encode`.
+is given, the blocks are to change nothing: there the main blocks' own answer is what is wanted. Everything given is
+encoded once, beside the training latents, by `HintPool.encode`. What remains to be learned of a picture that shows no
+thing at all, `refine_vace.py` teaches.
 """
 
 import random
@@ -73,8 +74,7 @@ REFERENCES = len(SAME) + len(OTHER)
 CHANGED_SHARE = 0.65  # of the samples with a reference: those whose caption says something else than it shows
 OTHERS_SHARE = 0.3  # of the videos whose reference shows the same setting, those that are not passed over
 # Of the steps that each task has; a clip is a part of a video.
-SHARES = {"reference": 0.5, "clip": 0.3, "nothing": 0.08, "scrambled": 0.12}
-SILENT = ("nothing", "scrambled")  # those in which VACE is to change nothing
+SHARES = {"reference": 0.5, "clip": 0.4, "nothing": 0.1}
 KNOWN_WEIGHT = 5.0  # what a latent cell that is given counts beyond the 1 of every other: it can be exact
 GUIDED_WEIGHT = 0.2  # what all of it counts once more, in what guidance makes of the two answers
 GUIDANCE = 4.0  # the most of it
@@ -306,15 +306,6 @@ class VaceBatches:
         clean = torch.cat([reference, latent_of(pool, index)], dim=1)
         return clean, self.context(reference[None]), caption, torch.zeros(self.grey.shape[2:])
 
-    def draw_scrambled(self, pool: HintPool, index: int) -> Drawn:
-        """A reference whose squares of 2 x 2 cells are shuffled: its colours and none of its things."""
-        clean, _, caption, known = self.draw_reference(pool, index)
-        height, width = (side // 2 for side in clean.shape[2:])
-        squares = F.pixel_unshuffle(clean[:, 0], 2).flatten(1)  # (64, H / 2 W / 2)
-        order = self.dice.sample(range(height * width), height * width)
-        scrambled = F.pixel_shuffle(squares[:, order].unflatten(1, (height, width)), 2)[:, None]
-        return torch.cat([scrambled, clean[:, 1:]], dim=1), self.context(scrambled[None]), caption, known
-
     def draw_clip(self, pool: HintPool, index: int) -> Drawn:
         """What the pool has of this video: its first frame, or the surroundings of a region."""
         clean, context, caption, _ = self.draw_nothing(pool, index)
@@ -473,8 +464,7 @@ def train_vace(
 
     def silence_of(clean: Tensor, context: Tensor, text: Tensor, t: Tensor) -> Tensor:
         asked = partial(model, vace_context=context)
-        front = clean.shape[2] - batches.grey.shape[2]
-        return SILENCE_WEIGHT * departure(model, asked, clean, text, t, front, visible, narrow)
+        return SILENCE_WEIGHT * departure(model, asked, clean, text, t, visible, narrow)
 
     # A graph for each task.
     loss_function = torch.compile(losses_of, dynamic=False) if compile else losses_of
@@ -514,7 +504,7 @@ def train_vace(
         # Nearer to noise than the main blocks were trained: what a picture shows matters before the layout stands.
         (drawn, text), t = begin(task), shift_time(draw_times(batch // 2), 2.0).to(device)
         clean, shown = drawn.clean, task == "reference"
-        if task in SILENT:
+        if task == "nothing":
             return silence_function(twice(clean), twice(drawn.context), text, twice(t)).mean()
         front = int(shown)  # a reference does not lean
         drift = F.pad(gone_wrong(clean[:, :, front:], t, most=DRIFT), (0, 0, 0, 0, front, 0))
@@ -525,9 +515,9 @@ def train_vace(
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         task = batches.draw_task()
-        inside = task not in SILENT and random.random() < RUN_SHARE
+        inside = task != "nothing" and random.random() < RUN_SHARE
         loss = loss_of_run(task) if inside else loss_of_samples(task)
-        within = [f"{name} in a run" for name in SHARES if name not in SILENT]
+        within = [f"{name} in a run" for name in SHARES if name != "nothing"]
         figures = dict.fromkeys([*SHARES, *within], float("nan"))
         return loss, figures | {f"{task} in a run" if inside else task: loss.item()}
 
@@ -552,20 +542,18 @@ def departure(
     clean: Tensor,
     text: Tensor,
     t: Tensor,
-    front: int,
     visible: Tensor | None,
     narrow: bool,
 ) -> Tensor:
     """How far the answer with VACE is from that of the main blocks alone: squared, one value for each sample.
 
-    What is wanted holds no noise and no other scene: only what the VACE blocks say is left to be wrong. The main blocks
-    are shown the video alone, without the `front` frames of a reference.
+    What is wanted holds no noise and no other scene: only what the VACE blocks say is left to be wrong.
     """
     noisy = mix(clean, torch.randn_like(clean), t)
     with torch.autocast(clean.device.type, torch.bfloat16, enabled=narrow):
         with torch.no_grad():
-            wanted = model(noisy[:, :, front:], 1000 * t, text)
-        error = asked(noisy, 1000 * t, text)[:, :, front:].float() - wanted.float()
+            wanted = model(noisy, 1000 * t, text)
+        error = asked(noisy, 1000 * t, text).float() - wanted.float()
     return squared_error(error, visible, motion=MOTION_WEIGHT).mean((1, 2, 3))
 
 
