@@ -80,7 +80,7 @@ copy = reconstruct(pipe.vae, PICTURE, size)
 print(copy)
 
 # %%
-from wan_tutorial.mini.evaluate_reference import scramble
+from wan_tutorial.mini.refine_vace import scramble
 
 shuffled = scramble(copy.fitted, seed=0)
 pictures = [copy.fitted, copy.carried, shuffled]
@@ -177,10 +177,11 @@ for name, kind in rows.items():
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The right picture brings the video about half of the way, its shuffled squares none of it: position and shape count, not the
-# palette alone. What the shuffled row shares with the reference is mere colour. The probe's counts say the same of many scenes:
-# compare *scrambled* with *absent*. The words tell the price: *absent* obeys more of them than any picture lets it. And the
-# last two rows tell what guidance is for: with less of it the picture is found no less, but fewer words are obeyed.
+# The right picture brings the video nearly half of the way, its shuffled squares little: position and shape count, not the
+# palette alone. The probe's counts say the same of many scenes: *scrambled* is found about as often as guessing finds one. That
+# did not come by itself. These blocks carried the colours of shuffled squares too, until they were taught to answer such a
+# picture with nothing (`wan_tutorial/mini/refine_vace.py`). The words tell the price: *absent* obeys more of them than any
+# picture lets it. And the last two rows tell what guidance is for: with less of it fewer words are obeyed.
 #
 # </details>
 #
@@ -536,8 +537,8 @@ print(f"without it {distance(along[0], portrait.fitted):.3f}")
 # **What the scale model can carry:** what its world has: tints, where things are, how big, how logs lie, which form of hilt or
 # handle, as long as its training had the like. **What it cannot:** anything its VAE blurs away (compare the first two
 # pictures), and anything that is not a fireside. It has never seen a face, a room or daylight in a street, and makes little
-# of one: patches of her colours about where they were, a fifth of the distance gone, and by the fire no admiral. The real model
-# has seen nearly everything, and can do what this one cannot; the way in is the same.
+# of one: some blue about where hers was, a seventh of the distance gone, and by the fire no admiral. The real model has seen
+# nearly everything, and can do what this one cannot; the way in is the same.
 #
 # ## Look: with the LoRA
 #
@@ -636,7 +637,8 @@ show_costs(slow.stages, pipe)
 #   video's, is painted along and cut off at the end.
 # - The VACE blocks look at 96 channels: 16 of what stays, 16 of what is painted over, 64 of mask. With nothing given they are grey,
 #   grey, and *paint everything*. First frame, region and control video are the same three parts, filled otherwise.
-# - Their hints are added to the main blocks' work, times a strength. A scrambled reference tells you how much of an effect is colour.
+# - Their hints are added to the main blocks' work, times a strength. A scrambled reference tells you how much of an effect is
+#   colour alone: here none is left, as these blocks were taught.
 #
 # **1. With which inputs, and what mask, would you ask for a video that *ends* with a given picture?**
 #

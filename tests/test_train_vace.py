@@ -426,6 +426,10 @@ def test_what_was_answered_stays_where_it_is_to_stay(speaking, pool, vae, tmp_pa
     assert (costs[0] == 0) == (task == "clip")
     moved = {name for name, tensor in trained.state_dict().items() if not torch.equal(tensor, before[name])}
     assert all("vace" in name for name in moved) and bool(moved) >= (task != "clip")
+    learned = loop.averaged(tmp_path / "refine")
+    for name, tensor in trained.state_dict().items():
+        between = torch.lerp(before[name], learned[name], refine_vace.LEARNED_SHARE)
+        assert torch.allclose(tensor, between, atol=1e-6)
 
 
 def test_beside_a_reference_guidance_is_turned_towards_the_main_blocks(monkeypatch):
