@@ -7,7 +7,9 @@ from dataclasses import replace
 import torch
 from small import write_small_model
 
+from wan_tutorial.machine.weights import bundled_folder
 from wan_tutorial.mini import evaluate_reference as rows
+from wan_tutorial.mini.evaluate import sha256
 from wan_tutorial.mini.judge import names_in
 from wan_tutorial.mini.probe import (
     CANDIDATES,
@@ -15,6 +17,7 @@ from wan_tutorial.mini.probe import (
     draw_candidates,
     draw_frames,
     load_probe,
+    rate_on_renders,
     save_probe,
 )
 from wan_tutorial.mini.traits import PARTS, trait_parts
@@ -113,3 +116,10 @@ def test_no_scene_is_learned_from_twice():
     assert all(not torch.equal(some[0], some[1]) for some in pictures)
     _, others = draw_frames(1)
     assert not any((one == other).all() for one in parts for other in others)
+
+
+def test_the_shipped_probe_is_the_one_that_measured_and_finds_renders():
+    path = bundled_folder() / "trait_probe.safetensors"
+    report = json.loads((bundled_folder() / "evaluation.json").read_text())
+    assert report["figures"]["reference"]["files"][path.name] == sha256(path)
+    assert rate_on_renders(load_probe(path), 48) > 0.9

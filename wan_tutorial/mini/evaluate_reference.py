@@ -1,6 +1,6 @@
 """Measure what the scale model makes of a reference, a first frame and a mask.
 
-`python -m wan_tutorial.mini.evaluate_reference --json FILE --probe FILE`, with `--lora FILE` for four steps without
+`python -m wan_tutorial.mini.evaluate_reference --json FILE`, with `--lora FILE` for four steps without
 guidance. Figures, intervals and material are those of `evaluate.py`; what no caption names is read by `probe.py`.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from wan_tutorial.errors import WanError
+from wan_tutorial.machine.weights import bundled_folder
 from wan_tutorial.mini.evaluate import (
     Row,
     answers,
@@ -186,7 +187,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--json", type=Path, required=True, help="where the figures go")
-    add("--probe", type=Path, required=True, help="the file that wan_tutorial.mini.probe wrote")
+    add(
+        "--probe",
+        type=Path,
+        default=bundled_folder() / "trait_probe.safetensors",
+        help="another probe than the shipped one",
+    )
     add("--count", type=int, default=200, help="videos for each figure (default: 200)")
     add("--lora", type=Path, help="measure with this LoRA, at 4 steps without guidance")
     groups = ("identity", "first_frame", "region", "strength", "nothing")
