@@ -15,7 +15,6 @@ taken within guided runs of the model's own, where they matter.
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from itertools import permutations
@@ -23,7 +22,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..noise import mix
 from ..reference import encode_context, read_given
@@ -32,8 +30,8 @@ from ..text import TextEncoder
 from ..transformer import WanTransformer
 from ..vae import Vae
 from .data import to_pixels
-from .loop import Budget, Moment, fast_products, narrow_is_faster, train
-from .train_transformer import Rounding, draw_times, embed_captions, squared_error
+from .loop import Budget, Moment, fast_products, narrow_is_faster
+from .train_transformer import draw_times, embed_captions, squared_error
 from .train_vace import (
     COARSE_WEIGHT,
     KNOWN_WEIGHT,
@@ -44,6 +42,8 @@ from .train_vace import (
     VaceBatch,
     VaceBatches,
     check_base,
+    guide,
+    train_blocks,
     twice,
 )
 
@@ -134,9 +134,6 @@ def refine_vace(
     check_base(folder / "refine", model)
     model = model.to(device)
     before = deepcopy(model).eval().requires_grad_(False)
-    trained = {name: p for name, p in model.named_parameters() if "vace" in name}
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
     narrow, runs = narrow_is_faster(device), dict[str, Run]()
 
     def begin(task: str) -> tuple[VaceBatch, Tensor]:
@@ -183,30 +180,13 @@ def refine_vace(
         figures = dict.fromkeys([*SHARES, *(f"{one} in a run" for one in SHARES)], float("nan"))
         return loss, figures | {name: loss.item()}
 
-    matrices = [p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name]
-    # On a CPU, plain attention over so few tokens goes back faster than the fused one.
-    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
-        learned = train(
-            model,
-            loss_of,
-            budget=Budget(minutes, learning_rate=4e-4, warmup_steps=50),
-            folder=folder / "refine",
-            parameters=trained.values(),
-            orthogonal=matrices,
-            watch=watch,
-            around=Rounding(matrices),
-        )
+    budget = Budget(minutes, learning_rate=4e-4, warmup_steps=50)
+    learned = train_blocks(model, loss_of, budget, folder / "refine", watch)
     with torch.no_grad():
         for name, parameter in learned.named_parameters():
-            if name in trained:
+            if "vace" in name:
                 parameter.copy_(torch.lerp(before.get_parameter(name), parameter, LEARNED_SHARE))
     return learned
-
-
-def guide(answers: Tensor, guidance: Tensor) -> Tensor:
-    """What guidance (B,) makes of the answers with their captions and, behind them, those without, (2 B, ...)."""
-    told, untold = answers.chunk(2)
-    return torch.lerp(untold, told, guidance.view(-1, 1, 1, 1, 1))
 
 
 def turn(kept: Tensor, main: Tensor, t: float) -> Tensor:

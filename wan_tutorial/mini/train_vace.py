@@ -407,10 +407,6 @@ def train_vace(
     if vace_blocks_are_silent(model):
         start_vace_blocks(model)
     model = model.to(device)
-    trained = {name: p for name, p in model.named_parameters() if "vace" in name}
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
-
     narrow = narrow_is_faster(device)
 
     def guided_cost(
@@ -441,8 +437,7 @@ def train_vace(
         expected: list[Tensor] = []
 
         def also(latents: Tensor) -> Tensor:
-            told, untold = latents.chunk(2)
-            guided = torch.lerp(untold, told, guidance.view(-1, 1, 1, 1, 1))
+            guided = guide(latents, guidance)
             expected.append(guided.detach())
             return twice(guided_cost(guided, clean, t, known, known_weight, traits))
 
@@ -521,14 +516,30 @@ def train_vace(
         figures = dict.fromkeys([*SHARES, *within], float("nan"))
         return loss, figures | {f"{task} in a run" if inside else task: loss.item()}
 
+    budget = Budget(minutes, learning_rate=1e-3, warmup_steps=50)
+    return train_blocks(model, loss_of, budget, folder / "vace", watch)
+
+
+def train_blocks(
+    model: WanTransformer,
+    loss_of: Callable[[int], tuple[Tensor, dict[str, float]]],
+    budget: Budget,
+    folder: Path,
+    watch: Callable[[Moment], bool] | None,
+) -> WanTransformer:
+    """`loop.train` for all that belongs to VACE and nothing else."""
+    trained = {name: p for name, p in model.named_parameters() if "vace" in name}
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
     matrices = [p for name, p in trained.items() if p.ndim == 2 and "vace_blocks" in name]
     # On a CPU, plain attention over so few tokens goes back faster than the fused one.
-    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+    on_cpu = matrices[0].device.type == "cpu"
+    with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
         return train(
             model,
             loss_of,
-            budget=Budget(minutes, learning_rate=1e-3, warmup_steps=50),
-            folder=folder / "vace",
+            budget=budget,
+            folder=folder,
             parameters=trained.values(),
             orthogonal=matrices,
             watch=watch,
@@ -555,6 +566,12 @@ def departure(
             wanted = model(noisy, 1000 * t, text)
         error = asked(noisy, 1000 * t, text).float() - wanted.float()
     return squared_error(error, visible, motion=MOTION_WEIGHT).mean((1, 2, 3))
+
+
+def guide(answers: Tensor, guidance: Tensor) -> Tensor:
+    """What guidance (B,) makes of the answers with their captions and, behind them, those without, (2 B, ...)."""
+    told, untold = answers.chunk(2)
+    return torch.lerp(untold, told, guidance.view(-1, 1, 1, 1, 1))
 
 
 def twice(batch: Tensor) -> Tensor:
