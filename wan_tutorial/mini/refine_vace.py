@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from ..noise import mix
-from ..reference import encode_context, read_given
 from ..sampling.schedules import shift_time
 from ..text import TextEncoder
 from ..transformer import WanTransformer
@@ -42,6 +41,7 @@ from .train_vace import (
     VaceBatch,
     VaceBatches,
     check_base,
+    grey_latent,
     guide,
     train_blocks,
     twice,
@@ -80,7 +80,7 @@ class RefiningBatches(VaceBatches):
     """Draws what VaceBatches draws, and pictures that are strange or scrambled: of any scene, encoded as they are drawn."""
 
     def __init__(self, pools: Sequence[HintPool], vae: Vae):
-        super().__init__(pools, encode_context(vae, read_given(pools[0].size)).inactive)
+        super().__init__(pools, grey_latent(vae, pools[0].size))
         self.vae = vae
 
     def draw_task(self) -> str:
