@@ -11,6 +11,7 @@ from small import small_text_encoder_state, small_transformer_state
 from wan_tutorial.errors import WanError
 from wan_tutorial.files import read_tensors
 from wan_tutorial.mini import loop, refine_vace, release, train_vace
+from wan_tutorial.mini.captions import BRIEF_NEGATIVE
 from wan_tutorial.mini.data import VideoPool
 from wan_tutorial.mini.judge import names_in
 from wan_tutorial.mini.latents import LatentPool
@@ -414,8 +415,10 @@ def test_strange_and_scrambled_pictures_are_encoded_as_references_are(pool, vae,
 
 @pytest.mark.parametrize("task", refine_vace.SHARES)
 def test_what_was_answered_stays_where_it_is_to_stay(speaking, pool, vae, tmp_path, monkeypatch, task):
-    """At first that costs nothing, and all else does; no weight moves but the VACE blocks'."""
+    """Without negative prompts that costs nothing at first, and all else does; no weight moves but the VACE blocks'."""
     monkeypatch.setattr(refine_vace, "SHARES", {task: 1.0})
+    monkeypatch.setattr(refine_vace, "NEGATIVE_SHARES", (1, 0, 0))
+    monkeypatch.setattr(refine_vace, "DECIDED", 1.0)
     costs, before = [], {name: tensor.clone() for name, tensor in speaking.state_dict().items()}
 
     def watch(moment):
@@ -438,11 +441,9 @@ def test_beside_a_reference_guidance_is_turned_towards_the_main_blocks(monkeypat
     direction, other = told - untold, main.chunk(2)[0] - main.chunk(2)[1]
 
     def turned(t):
-        wanted, left = refine_vace.turn(kept, main, t).chunk(2)
-        assert torch.equal(left, untold), "without a caption all stays"
-        return wanted - untold
+        return refine_vace.turn(kept, main, t) - untold
 
-    assert torch.allclose(turned(0.9), refine_vace.EARLY_SHARE * direction, atol=1e-5)
+    assert torch.equal(turned(0.9), direction), "while the layout is open all stays"
     late = turned(0.4)
     assert torch.allclose(late[:, :, 0], direction[:, :, 0], atol=1e-5), "the reference itself as it was"
     for share, motion in ((refine_vace.STILL_TURN, False), (refine_vace.MOTION_TURN, True)):
@@ -451,7 +452,36 @@ def test_beside_a_reference_guidance_is_turned_towards_the_main_blocks(monkeypat
         )
         assert torch.allclose(found, torch.lerp(mine, theirs, share), atol=1e-4)
     same = torch.cat([untold[:, :, 1:] + direction[:, :, 1:], untold[:, :, 1:]])
-    assert torch.allclose(refine_vace.turn(kept, same, 0.4), kept, atol=1e-5), "nothing to turn"
+    assert torch.allclose(refine_vace.turn(kept, same, 0.4), told, atol=1e-5), "nothing to turn"
+
+
+@pytest.mark.parametrize("task", ["reference", "clip", "scrambled"])
+@pytest.mark.parametrize("negative", ["", "blurry"])
+def test_a_negative_prompt_moves_an_answer_as_it_moves_that_of_the_main_blocks(
+    speaking, pool, vae, task, negative
+):
+    encoder, batches = load_text_encoder(small_text_encoder_state()), refine_vace.RefiningBatches([pool], vae)
+    text_of, frames = partial(train_vace.embed_captions, encoder), batches.grey.shape[2]
+    drawn = batches.draw(2, task)
+    run = train_vace.Run.begin(drawn, text_of(drawn.captions + [negative] * 2))
+    wanted = refine_vace.wish(speaking, run, task, text_of([""]), frames).chunk(2)[1]
+    with torch.no_grad():
+        given = partial(speaking, vace_context=drawn.context)(
+            run.noisy, torch.full((2,), 1000.0), text_of(["", ""])
+        )
+        main = [
+            speaking(run.noisy[:, :, -frames:], torch.full((2,), 1000.0), text_of([words] * 2))
+            for words in (negative, "")
+        ]
+    given[:, :, -frames:] += main[0] - main[1]
+    assert torch.allclose(wanted, main[0] if task == "scrambled" else given, atol=1e-4)
+    assert bool((main[0] - main[1]).abs().max() > 1e-3) == bool(negative), "another prompt is another answer"
+
+
+def test_guidance_leads_away_from_all_kinds_of_negative_prompts(pool, vae):
+    batches = refine_vace.RefiningBatches([pool], vae)
+    drawn = {batches.draw_negative() for _ in range(300)}
+    assert {"", BRIEF_NEGATIVE} < drawn and len(drawn) > 4
 
 
 def test_silence_is_learned(speaking, pool, vae, tmp_path, monkeypatch):

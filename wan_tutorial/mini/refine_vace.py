@@ -1,12 +1,14 @@
 """Refine trained VACE blocks: what they learned from videos is put right by answers.
 
-Blocks that learned to carry a picture carry one of shuffled squares as well: it still has its colours. And beside a
-picture, which stands still, little moves. Both can be said as the answer that is wanted at some point of a run, made of
-what the blocks answered before and of what the main blocks answer alone:
+Blocks that learned to carry a picture carry one of shuffled squares as well: it still has its colours. Beside a picture,
+which stands still, little moves. And they learned without negative prompts. All of it can be said as the answer that is
+wanted at some point of a run, made of what the blocks answered before and of what the main blocks answer alone:
 
 - nothing given, or a scrambled picture: the main blocks' own answer;
 - a first frame or a region: what was answered before (learning without forgetting, arXiv:1606.09282);
 - a reference: what was answered before, with the direction of guidance turned (`turn`);
+- beside a negative prompt: what was answered without one, moved as that prompt moves the main blocks. Blocks that never
+  met one answer it with less of what is given, and guidance leads away from an answer four times over;
 - a strange picture, a scene turned, mirrored and in other colours: the same, so that only what is shuffled is taken for it.
 
 Answers hold no noise and no other scene, so minutes do what takes hours from videos (`train_vace.py`). Most steps are
@@ -21,6 +23,7 @@ from itertools import permutations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..noise import mix
@@ -28,6 +31,7 @@ from ..sampling.schedules import shift_time
 from ..text import TextEncoder
 from ..transformer import WanTransformer
 from ..vae import Vae
+from .captions import BRIEF_NEGATIVE, WORDS
 from .data import to_pixels
 from .loop import Budget, Moment, fast_products, narrow_is_faster
 from .train_transformer import draw_times, embed_captions, squared_error
@@ -48,12 +52,13 @@ from .train_vace import (
 )
 
 # Of the steps that each has of what may be given.
-SHARES = {"reference": 0.44, "strange": 0.08, "clip": 0.17, "nothing": 0.06, "scrambled": 0.25}
+SHARES = {"reference": 0.52, "strange": 0.06, "clip": 0.22, "nothing": 0.07, "scrambled": 0.13}
 SILENT = ("nothing", "scrambled")  # those in which VACE is to change nothing
-DECIDED = 0.5  # the time down to which the layout is open
-EARLY_SHARE = 0.75  # of guidance's direction until then, beside a reference
-# From then on: how far it turns towards that of the main blocks, which is 1.
-MOTION_TURN, STILL_TURN = 2.0, 0.3
+DECIDED = 0.6  # the time down to which the layout is open
+# From then on, beside a reference: how far guidance's direction turns towards that of the main blocks, which is 1.
+MOTION_TURN, STILL_TURN = 1.0, 0.3
+# Of the runs, those that guidance leads away from nothing, from the brief's negative prompt, from another defect.
+NEGATIVE_SHARES = (0.3, 0.55, 0.15)
 RUN_SHARE = 0.7  # of the steps: those within a run of the model's own
 GUIDED_WEIGHT = 0.2  # what a departure counts once more, in what guidance makes of the two answers
 LEARNED_SHARE = 0.7  # of the weights that come out: the rest is what they were before
@@ -85,6 +90,11 @@ class RefiningBatches(VaceBatches):
 
     def draw_task(self) -> str:
         return self.dice.choices(list(SHARES), list(SHARES.values()))[0]
+
+    def draw_negative(self) -> str:
+        """What guidance leads away from: nothing, the brief's negative prompt, or another defect."""
+        another = self.dice.choice([name for names in WORDS["defect"].values() for name in names])
+        return self.dice.choices(("", BRIEF_NEGATIVE, another), NEGATIVE_SHARES)[0]
 
     def draw_scrambled(self, pool: HintPool, index: int) -> Drawn:
         picture = self.draw_picture(pool)
@@ -126,9 +136,9 @@ def refine_vace(
     """Refine the VACE blocks of a released transformer for `minutes`; checkpoints and curves go to folder/refine.
 
     All other weights stay bit for bit as they are. `batch` counts answers: half as many samples, each asked with its
-    caption and without. A departure counts as a mistake does in `train_vace`, with `visible` as there, and so does what
-    guidance makes of two; VACE's matrices are rounded now and then. What comes out lies between the weights before and
-    those learned (arXiv:2109.01903): it has most of what is new and forgets less.
+    caption and with a negative prompt. A departure counts as a mistake does in `train_vace`, with `visible` as there, and
+    so does what guidance makes of two; VACE's matrices are rounded now and then. What comes out lies between the weights
+    before and those learned (arXiv:2109.01903): it has most of what is new and forgets less.
     """
     torch.manual_seed(0)
     check_base(folder / "refine", model)
@@ -136,28 +146,23 @@ def refine_vace(
     before = deepcopy(model).eval().requires_grad_(False)
     narrow, runs = narrow_is_faster(device), dict[str, Run]()
 
+    nothing = embed_captions(encoder, [""])
+    frames = batches.grey.shape[2]
+
     def begin(task: str) -> tuple[VaceBatch, Tensor]:
-        drawn = batches.draw(batch // 2, task)
-        return drawn.to(device), embed_captions(encoder, drawn.captions + [""] * (batch // 2))
+        drawn, avoided = batches.draw(batch // 2, task), batches.draw_negative()
+        return drawn.to(device), embed_captions(encoder, drawn.captions + [avoided] * (batch // 2))
 
     def departure(run: Run, task: str) -> Tensor:
         """How far the answers at this point of a run are from what is wanted; the run goes on by them."""
         t, noisy = run.times[:1].expand(len(run.noisy)), run.noisy
-        asked, context = (twice(noisy), 1000 * twice(t), run.text), twice(run.drawn.context)
-        video = noisy.shape[2] - batches.grey.shape[2]  # where it begins, behind a reference
         with torch.autocast(noisy.device.type, torch.bfloat16, enabled=narrow):
-            velocity = model(*asked, vace_context=context).float()
-            with torch.no_grad():
-                if task != "clip":
-                    main = before(asked[0][:, :, video:], *asked[1:]).float()
-                if task not in SILENT:
-                    kept = before(*asked, vace_context=context).float()
-        wanted = main if task in SILENT else kept if task == "clip" else turn(kept, main, float(t[0]))
-        hidden = (
-            velocity.shape[2] - wanted.shape[2]
-        )  # of the picture itself nothing is asked where it should be nothing
-        error = velocity[:, :, hidden:] - wanted
-        run.go_on(noisy - t[0] * guide(velocity.detach(), run.guidance))
+            wanted = wish(before, run, task, nothing, frames)
+            velocity = model(twice(noisy), 1000 * twice(t), run.text, vace_context=twice(run.drawn.context))
+        # Of the picture itself nothing is asked where it should be nothing.
+        hidden = noisy.shape[2] - wanted.shape[2]
+        error = velocity.float()[:, :, hidden:] - wanted
+        run.go_on(noisy - t[0] * guide(velocity.detach().float(), run.guidance))
         weight = 1 + KNOWN_WEIGHT * run.drawn.known[:, hidden:]
         plain, guided = (
             squared_error(one, visible, motion=MOTION_WEIGHT, coarse=COARSE_WEIGHT)
@@ -189,20 +194,46 @@ def refine_vace(
     return learned
 
 
-def turn(kept: Tensor, main: Tensor, t: float) -> Tensor:
-    """What is wanted beside a reference, with captions and behind that without, (2 B, 16, 1 + F, H, W).
+@torch.no_grad()
+def wish(before: WanTransformer, run: Run, task: str, nothing: Tensor, frames: int) -> Tensor:
+    """The answers that are wanted at a point of a run, (2 B, 16, F or 1 + F, H, W): with captions, then with the negative
+    prompt.
 
-    Guidance goes on in the direction in which the caption moves an answer. Beside a reference that loses the reference
-    while the layout is open, so there it is a part of what it was. Later (t up to DECIDED) it is turned towards the
-    direction that the caption has for the main blocks alone, `main` (2 B, 16, F, H, W): in what changes from frame to frame
-    beyond it, for a picture that stands still holds the camera; in what does not, a little.
+    `before`: the model as it was; `nothing`: the empty prompt, (1, L, 4096); `frames`: F, those of the video in latents.
+    """
+    captions, avoided = run.text.chunk(2)
+    nothing, t = nothing.expand_as(captions), run.times[:1].expand(len(captions))
+    video = run.noisy[:, :, run.noisy.shape[2] - frames :]  # without the reference's frame
+    answers = before(
+        torch.cat([video] * 3), 1000 * torch.cat([t] * 3), torch.cat([captions, avoided, nothing])
+    )
+    told, negated, untold = answers.float().chunk(3)
+    if task in SILENT:
+        return torch.cat([told, negated])
+    texts, context = torch.cat([captions, nothing]), twice(run.drawn.context)
+    kept = before(twice(run.noisy), 1000 * twice(t), texts, vace_context=context).float()
+    with_caption, without = kept.chunk(2)
+    if task != "clip":
+        with_caption = turn(kept, torch.cat([told, untold]), float(t[0]))
+    # A negative prompt moves an answer as it moves that of the main blocks; what is given stays.
+    without = F.pad(negated - untold, (0, 0, 0, 0, without.shape[2] - frames, 0)) + without
+    return torch.cat([with_caption, without])
+
+
+def turn(kept: Tensor, main: Tensor, t: float) -> Tensor:
+    """What is wanted beside a reference with captions, (B, 16, 1 + F, H, W).
+
+    Guidance goes on in the direction in which the caption moves an answer. Once the layout stands (t up to DECIDED) that
+    of the answers `kept` (2 B, with captions and behind that without) is turned towards that of the main blocks alone,
+    `main` (2 B, 16, F, H, W): in what changes from frame to frame beyond it, for a picture that stands still holds the
+    camera; in what does not, a little.
     """
     told, untold = kept.chunk(2)
     if t > DECIDED:
-        return torch.cat([torch.lerp(untold, told, EARLY_SHARE), untold])
+        return told
     with_caption, without = main.chunk(2)
     other = (with_caption - without) - (told - untold)[:, :, 1:]
     still = other.mean(2, keepdim=True)
     turned = told.clone()
     turned[:, :, 1:] += MOTION_TURN * (other - still) + STILL_TURN * still
-    return torch.cat([turned, untold])
+    return turned
