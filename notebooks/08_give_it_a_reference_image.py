@@ -177,11 +177,12 @@ for name, kind in rows.items():
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The right picture brings the video nearly half of the way, its shuffled squares little: position and shape count, not the
+# The right picture brings the video half of the way, its shuffled squares little: position and shape count, not the
 # palette alone. The probe's counts say the same of many scenes: *scrambled* is found about as often as guessing finds one. That
 # did not come by itself. These blocks carried the colours of shuffled squares too, until they were taught to answer such a
 # picture with nothing (`wan_tutorial/mini/refine_vace.py`). The words tell the price: *absent* obeys more of them than any
-# picture lets it. And the last two rows tell what guidance is for: with less of it fewer words are obeyed.
+# picture lets it. And the last two rows tell what guidance is for: with less of it fewer words are obeyed, and here fewer
+# references are found, too.
 #
 # </details>
 #
@@ -197,8 +198,10 @@ show_table(["the prompt changes", "and the reference is still found in"], rows)
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Another *setting*. Then sky and ground, most of the picture, have to go, and what in them was tint or moon and has to stay
-# looks different in its new surroundings. All other contradictions leave most of the picture where it was.
+# None costs much, with some thirty videos each. Even in another *setting*, where sky and ground have to go, most of the
+# picture, the tint, the moon and the places of things come along. It was not always so: earlier blocks of this model lost
+# the reference in three of five such videos. They had never been asked beside a negative prompt, and guidance leads away
+# from that answer four times over (the model's card, `assets/mini/README.md`, tells how it was found).
 #
 # </details>
 #
@@ -289,7 +292,7 @@ show_figure(plot_lines(lines, x="strength", y="mean distance of pixels", title="
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# Both lines bend: half of the strength does about two thirds of the work. The first says how much the hints change; the second, whether
+# Both lines bend: half of the strength does nearly three quarters of the work. The first says how much the hints change; the second, whether
 # the change leads to the picture. They need not tell the same: a model may be pushed about without being led. Strengths above
 # 1 are allowed, up to 10; the blocks were never trained for them. Try 2 and 4 in `painted(...)`.
 #
@@ -537,7 +540,7 @@ print(f"without it {distance(along[0], portrait.fitted):.3f}")
 # **What the scale model can carry:** what its world has: tints, where things are, how big, how logs lie, which form of hilt or
 # handle, as long as its training had the like. **What it cannot:** anything its VAE blurs away (compare the first two
 # pictures), and anything that is not a fireside. It has never seen a face, a room or daylight in a street, and makes little
-# of one: some blue about where hers was, a seventh of the distance gone, and by the fire no admiral. The real model has seen
+# of one: some blue about where hers was, a fifth of the distance gone, and by the fire no admiral. The real model has seen
 # nearly everything, and can do what this one cannot; the way in is the same.
 #
 # ## Look: with the LoRA
@@ -638,7 +641,7 @@ show_costs(slow.stages, pipe)
 # - The VACE blocks look at 96 channels: 16 of what stays, 16 of what is painted over, 64 of mask. With nothing given they are grey,
 #   grey, and *paint everything*. First frame, region and control video are the same three parts, filled otherwise.
 # - Their hints are added to the main blocks' work, times a strength. A scrambled reference tells you how much of an effect is
-#   colour alone: here none is left, as these blocks were taught.
+#   colour alone: here next to none is left, as these blocks were taught.
 #
 # **1. With which inputs, and what mask, would you ask for a video that *ends* with a given picture?**
 #

@@ -161,7 +161,9 @@ def describe_reference(figures: Row) -> Iterator[str]:
         )
         if "with_lora" in row:  # what evaluate_reference finds with --lora
             yield f"In 4 steps with the LoRA: reference {spoken(row['with_lora'])}."
-        told = ", ".join(f"{key[9:]}: {spoken(row[key])}" for key in row if key.startswith("guidance_"))
+        told = ", ".join(
+            f"{key[9:]}: {spoken(row[key])} of {row[key]['n']}" for key in row if key.startswith("guidance_")
+        )
         if told:
             yield f"The reference at guidance {told}."
         told = ", ".join(
