@@ -200,8 +200,9 @@ show_table(["the prompt changes", "and the reference is still found in"], rows)
 #
 # None costs much, with some thirty videos each. Even in another *setting*, where sky and ground have to go, most of the
 # picture, the tint, the moon and the places of things come along. It was not always so: earlier blocks of this model lost
-# the reference in three of five such videos. They had never been asked beside a negative prompt, and guidance leads away
-# from that answer four times over (the model's card, `assets/mini/README.md`, tells how it was found).
+# the reference in three of five such videos. They had learned without negative prompts, and so answered one with less of
+# the picture; and guidance multiplies what the two answers differ by (more of it in the model's card,
+# `assets/mini/README.md`).
 #
 # </details>
 #

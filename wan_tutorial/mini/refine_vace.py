@@ -7,9 +7,9 @@ wanted at some point of a run, made of what the blocks answered before and of wh
 - nothing given, or a scrambled picture: the main blocks' own answer;
 - a first frame or a region: what was answered before (learning without forgetting, arXiv:1606.09282);
 - a reference: what was answered before, with the direction of guidance turned (`turn`);
-- beside a negative prompt: what was answered without one, moved as that prompt moves the main blocks. Blocks that never
-  met one answer it with less of what is given, and guidance leads away from an answer four times over;
-- a strange picture, a scene turned, mirrored and in other colours: the same, so that only what is shuffled is taken for it.
+- a strange picture, a scene turned, mirrored and in other colours: the same, so that only what is shuffled is taken for it;
+- beside a negative prompt: what was answered without one, moved as that prompt moves the main blocks. Blocks that learned
+  without one answer it with less of what is given, and guidance multiplies what two answers differ by.
 
 Answers hold no noise and no other scene, so minutes do what takes hours from videos (`train_vace.py`). Most steps are
 taken within guided runs of the model's own, where they matter.
