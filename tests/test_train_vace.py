@@ -366,7 +366,7 @@ def test_given_nothing_the_main_blocks_own_answer_is_wanted(pool, vae, tmp_path,
         for block in model.vace_blocks:
             block.proj_out.weight.normal_(std=0.1)
     train_vace.train_vace(tmp_path / "loud", model, encoder, batches, minutes=30, batch=4, watch=stop)
-    assert losses[0] == 0 < losses[1]
+    assert losses[0] < 1e-9 < losses[1]
 
 
 # --- refining -------------------------------------------------------------------------------------------------
@@ -426,7 +426,7 @@ def test_what_was_answered_stays_where_it_is_to_stay(speaking, pool, vae, tmp_pa
         return len(costs) == 3
 
     trained = refined(speaking, pool, vae, tmp_path, watch)
-    assert (costs[0] == 0) == (task == "clip")
+    assert (costs[0] < 1e-9) == (task == "clip"), "nothing but rounding"
     moved = {name for name, tensor in trained.state_dict().items() if not torch.equal(tensor, before[name])}
     assert all("vace" in name for name in moved) and bool(moved) >= (task != "clip")
     learned = loop.averaged(tmp_path / "refine")
