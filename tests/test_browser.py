@@ -160,7 +160,7 @@ def test_a_person_runs_watches_cancels_compares_and_exports(page, address, folde
     wait_for(page, "Ready")
 
     page.get_by_label("Prompt", exact=True).fill("A torch in a snowfield, blue flames")
-    page.get_by_label("Steps", exact=True).fill("4")
+    page.get_by_label("Steps", exact=True).fill("40")  # long enough to be seen painting on a busy machine
     page.locator(".wan-lab").get_by_role("button", name="Run", exact=True).focus()
     page.keyboard.press("Enter")
     wait_for(page, "Painting: step")

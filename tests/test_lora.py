@@ -1,5 +1,7 @@
 """LoRA: read from files of every spelling, on plain and packed layers, merged and taken off, refused when wrong."""
 
+import re
+
 import full_size
 import pytest
 import torch
@@ -216,10 +218,12 @@ def respelled(keys, spelling):
             (k, len(k.split(".lora_")[0].split(".diff")[0].split(".alpha")[0])) for k in {**bare, **alphas}
         ]
         return {f"lora_unet_{k[:n].replace('.', '_')}{k[n:]}": {**bare, **alphas}[k] for k, n in split}
-    return {f"base_model.model.{key}": tensor for key, tensor in bare.items()}
+    before = {"peft": "", "ComfyUI's checkpoints": "model.diffusion_model."}.get(spelling, spelling)
+    return {f"{before or 'base_model.model.'}{key}": tensor for key, tensor in bare.items()}
 
 
-@pytest.mark.parametrize("spelling", ["diffusers", "lora_A, no prefix", "kohya", "peft"])
+@pytest.mark.parametrize("spelling", ["diffusers", "lora_A, no prefix", "kohya", "peft", "ComfyUI's checkpoints",
+                                      "base_model.model.diffusion_model.", "base_model.model.model."])  # fmt: skip
 def test_every_spelling_says_the_same(state, inputs, tmp_path, spelling):
     keys = causvid_state(state, norms=False)
     if "lora_A" in spelling:
@@ -318,7 +322,86 @@ def test_ours_equals_diffusers_with_peft(state, inputs, tmp_path):
     assert distance(answer(model, inputs), diffusers_answer(theirs, inputs)) < 1e-4
 
 
+def test_eight_bit_floats_are_read_as_comfyui_reads_them(state, inputs, tmp_path):
+    keys = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in causvid_state(state, norms=False).items()}
+    model, other = build_transformer(state), build_transformer(state)
+    read_lora(written(tmp_path, keys)).apply_to(model)
+    wide = {key: tensor.half() for key, tensor in keys.items()}
+    read_lora(written(tmp_path, wide, "wide.safetensors")).apply_to(other)
+    assert torch.equal(answer(model, inputs), answer(other, inputs))
+
+
+def test_an_alpha_that_diffusers_notes_in_the_header_counts(state, tmp_path):
+    from diffusers import WanPipeline
+
+    keys = {key.replace("lora_down", "lora_A").replace("lora_up", "lora_B").removeprefix("diffusion_model."): tensor
+            for key, tensor in causvid_state(state, parts=["ffn.0", "ffn.2"], norms=False).items() if "lora" in key}  # fmt: skip
+    noted = {"r": 4, "lora_alpha": 16, "alpha_pattern": {"blocks.1.ffn.2": 2}}
+    WanPipeline.save_lora_weights(
+        tmp_path, transformer_lora_layers=keys, transformer_lora_adapter_metadata=noted
+    )
+    lora = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
+    assert {layer: change.scale for layer, change in lora.changes.items() if "blocks.1." in layer} == {
+        "transformer.blocks.1.ffn.0": 4.0,
+        "transformer.blocks.1.ffn.2": 0.5,
+    }
+    write_lora(lora, tmp_path / "again.safetensors")
+    again = read_lora(tmp_path / "again.safetensors")
+    assert again.changes["diffusion_model.blocks.1.ffn.2"].scale == 0.5
+    assert set(again.metadata) == {"format"}, "its alphas stand beside the matrices now"
+    weird = {"lora_adapter_metadata": "no json"}
+    write_safetensors(tmp_path / "weird.safetensors", keys, metadata=weird)
+    assert all(change.scale == 1 for change in read_lora(tmp_path / "weird.safetensors").changes.values())
+
+
+def test_a_file_written_again_says_the_same_whatever_its_spelling(state, inputs, tmp_path):
+    """Also of names that only a model can tell apart, and of the text encoder's."""
+    for spelling in ("kohya", "diffusers"):
+        first = read_lora(written(tmp_path, respelled(causvid_state(state, norms=False), spelling)))
+        write_lora(first, tmp_path / "again.safetensors", dtype=torch.float32)
+        again = read_lora(tmp_path / "again.safetensors")
+        model, other = build_transformer(state), build_transformer(state)
+        first.apply_to(model), again.apply_to(other)
+        assert distance(answer(other, inputs), answer(model, inputs)) < 1e-6
+    name = "encoder.block.1.layer.1.DenseReluDense.wo"
+    for before in ("text_encoder.", "lora_te1_", "base_model.model.", "text_encoders.transformer."):
+        own = name.replace(".", "_") if before == "lora_te1_" else name
+        words = read_lora(written(tmp_path, {f"{before}{own}.diff": torch.ones(256, 512)}))
+        write_lora(words, tmp_path / "again.safetensors")
+        for lora in (words, read_lora(tmp_path / "again.safetensors")):
+            fit = lora.fit({key: tuple(t.shape) for key, t in small_text_encoder_state().items()})
+            assert list(fit.layers.values()) == [name], before
+
+
 # ------------------------------------------------------------------------------------- used, not used, and why
+
+
+def test_what_has_no_place_on_a_layer_is_not_used_and_never_reached(state, inputs, tmp_path):
+    """Biases of what has none, matrices on a vector, an alpha alone: told beforehand, not by an error in a run."""
+    layer = "diffusion_model.blocks.0"
+    wrong = {
+        f"{layer}.self_attn.norm_q.diff_b": (torch.ones(256), "a bias for what has none"),
+        f"{layer}.modulation.diff_b": (torch.ones(1), "a bias for what has none"),
+        f"{layer}.ffn.0.diff_b": (torch.tensor(1.0), "made for a bias of \\(\\), where this model's is 512"),
+        f"{layer}.self_attn.q.alpha": (torch.tensor(4.0), "an alpha without its matrices"),
+    }
+    good = {f"{layer}.norm3.diff_b": torch.ones(256), f"{layer}.cross_attn.q.diff_b": torch.ones(256)}
+    thin = {
+        f"{layer}.norm3.lora_up.weight": torch.ones(256, 2),
+        f"{layer}.norm3.lora_down.weight": torch.ones(2, 1),
+    }
+    shapes = read_header(write_small_model(tmp_path).transformer).shapes
+    for key, (tensor, why) in wrong.items():
+        lora = read_lora(written(tmp_path, good | {key: tensor}))
+        assert re.fullmatch(why, lora.fit(shapes).unused[key])
+        model = build_transformer(state)
+        applied = lora.apply_to(model)
+        assert applied.fit.unused.keys() == {key} and len(applied.fit.used) == 2
+        answer(model, inputs)
+    fit = read_lora(written(tmp_path, thin)).fit(shapes)
+    assert not fit.layers and all(
+        "of shape (256, 1), where this model's is (256,)" in w for w in fit.unused.values()
+    )
 
 
 def test_what_is_not_used_is_named_with_its_reason(state, tmp_path):
@@ -350,6 +433,14 @@ def test_what_is_not_used_is_named_with_its_reason(state, tmp_path):
         Lora("causvid", {"blocks.0.ffn.0": Change(bias=torch.ones(512))}).fit(
             {"encoder.block.0.x.weight": (1,)}
         ).require()
+
+
+def test_one_key_that_nearly_fits_makes_no_wan_of_another_model(tmp_path):
+    keys = {f"double_blocks.{i}.img_attn.proj.diff": torch.ones(2, 2) for i in range(3)}
+    keys["blocks.0.ffn.0.diff_b"] = torch.ones(3)
+    shapes = {name: tuple(tensor.shape) for name, tensor in small_transformer_state().items()}
+    with pytest.raises(WanError, match="belongs to another model.*double_blocks"):
+        read_lora(written(tmp_path, keys)).fit(shapes).require()
 
 
 def test_a_lora_for_the_text_encoder_works_there(tmp_path):
@@ -438,7 +529,7 @@ def test_at_full_size_every_key_has_its_place(version, megabytes):
 # --------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 11, -50.0, "1", True, None])
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 11, -50.0, 10**400, "1", True, None])
 def test_senseless_strengths_are_refused(state, strength):
     lora = Lora("x", {"blocks.0.ffn.0": Change(bias=torch.ones(512))})
     with pytest.raises(WanError, match="strength is a number from -10 to 10"):
@@ -477,6 +568,9 @@ def test_bad_files_end_in_one_sentence(state, tmp_path):
     fails("holds a Wan2.1 VACE transformer.*not a LoRA", state)
     whole = written(tmp_path, keys).read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    fails("a part without a number in it", keys | {f"{name}.lora_up.weight": torch.ones(0, 4)})
+    fails("begins with the home of someone unknown", path="~nobodyhere/my.safetensors")
+    fails("a path of this system, which 'aaa.*shorten it", path="a" * 5000)
     fails("cut short", path=tmp_path / "cut.safetensors")
     fails("There is no file", path=tmp_path / "missing.safetensors")
     torch.save({"a": torch.ones(2)}, tmp_path / "lora.pt")
@@ -556,6 +650,15 @@ def test_a_text_encoder_lora_and_a_stranger_in_the_pipeline(pipe, lora_file, tmp
     assert any(
         "120 keys are used and 1 are not: 1 are for a layer that this model does not have" in n for n in told
     )
+    both = partly | words | {"lora_te1_text_model_encoder_layers_0_mlp_fc1.diff": torch.ones(2)}
+    (fit,) = pipe.fit_loras([(written(tmp_path, both, "both.safetensors"), 1.0)])
+    assert len(fit.used) == 120 and len(fit.elsewhere) == 1 and len(fit.unused) == 2
+    assert "121 keys are used and 2 are not" in fit.notice
+    other = {"text_encoder.encoder.block.0.layer.0.SelfAttention.v.diff": torch.ones(64, 64)}
+    with pytest.raises(
+        WanError, match="of another size: .*SelfAttention.v.diff is made for a layer of shape \\(64, 64"
+    ):
+        generate(pipe, loras=[(written(tmp_path, other, "other.safetensors"), 1.0)])
     stranger = written(tmp_path, {"double_blocks.0.x.diff": torch.ones(2)}, "flux.safetensors")
     with pytest.raises(WanError, match="flux.safetensors belongs to another model"):
         generate(pipe, loras=[(stranger, 1.0)])
@@ -575,6 +678,8 @@ def test_the_stages_by_themselves_refuse_a_stranger_and_keep_no_lora(pipe, tmp_p
     stranger = written(tmp_path, {"double_blocks.0.x.diff": torch.ones(2)}, "flux.safetensors")
     with pytest.raises(WanError, match="flux.safetensors belongs to another model"):
         pipe.denoise(pipe.draw_noise(SIZE), pipe.encode_text(PROMPT), loras=[(stranger, 1.0)])
+    with pytest.raises(WanError, match="flux.safetensors belongs to another model"):
+        pipe.encode_text(PROMPT, loras=[(stranger, 1.0)])
 
 
 def test_an_error_half_way_leaves_no_lora_behind(state, inputs, tmp_path, monkeypatch):
@@ -676,8 +781,13 @@ def test_the_command_takes_loras(files, lora_file, tmp_path, capsys):
     assert f"LoRA      {lora_file.name}, strength 0.5\nLoRA      {lora_file.name}, strength 1\n" in page.out
     status, page = command(f"{lora_file}:much")
     assert status == 2 and "a strength is a number, not 'much'" in page.err
-    status, page = command(tmp_path / "none.safetensors")
-    assert status == 2 and "There is no file" in page.err and "Traceback" not in page.err
+    for wrong, said in (
+        (tmp_path / "none.safetensors", "There is no file"),
+        ("~nobodyhere/my.safetensors:1", "the home of someone unknown"),
+        ("a" * 5000, "shorten it"),
+    ):
+        status, page = command(wrong)
+        assert status == 2 and said in page.err and "Traceback" not in page.err
 
 
 @pytest.mark.parametrize("kind", ["Power Lora Loader (rgthree)", "LoraLoader", "LoraLoaderModelOnly"])

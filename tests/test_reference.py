@@ -229,6 +229,27 @@ def test_transparent_becomes_white_and_is_said():
     assert read_picture(picture(40, 40, channels=3).convert("L")).shape == (40, 40, 3)
 
 
+def test_only_what_is_seen_through_is_said_to_be_transparent_and_once():
+    opaque = picture(48, 32).convert("RGBA")
+    seen_through = opaque.copy()
+    seen_through.putpixel((3, 3), (0, 0, 0, 200))
+    assert read_given(SMALL, video=[opaque] * SMALL.frames).notices == ()
+    assert read_given(SMALL, video=[seen_through] * SMALL.frames).notices == (
+        "The video has transparent parts: they become white.",
+    )
+
+
+def test_masks_in_bytes_and_in_fractions_say_the_same_and_one_alone_is_wondered_at():
+    where = np.zeros((32, 48), np.uint8)
+    where[:, 24:] = 1
+    for mask in (where, 255 * where, where.astype(bool), where * 1.0, Image.fromarray(255 * where)):
+        given = read_given(SMALL, video=as_array(clip()), mask=mask)
+        assert torch.equal(given.mask[0], torch.from_numpy(where).float()) and not given.notices
+    assert read_given(SMALL, mask=where).notices == (
+        "A mask without a video keeps grey: give the video, too.",
+    )
+
+
 def test_a_picture_through_the_vae_says_how_much_is_left(pipe):
     seen = reconstruct(pipe.vae, picture(90, 50), SMALL)
     again = pipe.decode(pipe.encode(seen.fitted[None]))[0]
@@ -324,7 +345,21 @@ def test_an_interrupted_run_knows_its_reference(pipe, tmp_path, monkeypatch):
         ({"video": as_array(clip()), "mask": picture(20, 20)}, "size of its video, 48x32.*not 20x20 in 1"),
         ({"video": as_array(clip()), "mask": np.ones((4, 32, 48))}, "48x32 in 4"),
         ({"video": as_array(clip()), "mask": np.zeros((32, 48))}, "black everywhere.*white is what to paint"),
+        ({"video": as_array(clip()), "mask": np.full((32, 48), np.nan)}, "numbers are from 0.*not nan"),
+        ({"video": as_array(clip()), "mask": np.full((32, 48), -5)}, "numbers are from 0.*not -5 to -5"),
+        ({"video": as_array(clip()), "mask": np.full((32, 48), 2.0)}, "to 1, paint.*not 2 to 2: divide"),
+        (
+            {"video": as_array(clip()), "mask": np.ones((32, 48, 3))},
+            "one number for each pixel, not 3 colours",
+        ),
+        (
+            {"video": as_array(clip()), "mask": picture(48, 32, channels=4)},
+            "transparent parts, which say neither",
+        ),
         ({"video": []}, "at least one frame"),
+        ({"reference": torch.zeros(0, 0, 3)}, "sides of 16 to 8192 pixels.*not 0x0"),
+        ({"reference": torch.zeros(0, 32, 48, 3)}, "one picture or more, and this one is empty"),
+        ({"reference": "~nobodyhere/a.png"}, "home of someone unknown"),
         ({"reference": picture(60, 40), "vace_strength": float("nan")}, "number from 0 to 10, not nan"),
         ({"reference": picture(60, 40), "vace_strength": -1}, "number from 0 to 10, not -1"),
         ({"reference": picture(60, 40), "vace_strength": [1, "x"]}, "number from 0 to 10, not 'x'"),

@@ -102,7 +102,7 @@ def test_a_folder_of_pictures_and_videos_becomes_clips_of_the_models_size(pipe, 
     assert (light[0].diff() > 0).all() and light[1][-1] > 0.9 > -0.9 > light[0][
         0
     ]  # first and last five frames
-    with pytest.raises(WanError, match="a.png has no caption|b.JPG has no caption: write one into b.txt"):
+    with pytest.raises(WanError, match="^b.JPG has no caption: write one into b.txt"):
         train_lora.read_examples(pipe, tmp_path)
 
 
@@ -111,6 +111,21 @@ def test_examples_that_cannot_be_are_refused(pipe, tmp_path):
         train_lora.read_examples(pipe, tmp_path, caption="x")
     with pytest.raises(WanError, match="is none: a look is one of neon, plain"):
         train_lora.read_examples(pipe, tmp_path / "nowhere", caption="x")
+    Image.new("RGB", (40, 10)).save(tmp_path / "a.png")
+    with pytest.raises(WanError, match="a.png cannot be learned from. .*not 40x10"):
+        train_lora.read_examples(pipe, tmp_path, caption="x")
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes("\ufeffa sword".encode())
+    assert train_lora.read_examples(pipe, tmp_path)[0].captions == ("a sword",)
+    (tmp_path / "a.txt").write_bytes("ein Lagerfeuer für zwei".encode("latin-1"))
+    with pytest.raises(WanError, match="a.txt is no text in UTF-8"):
+        train_lora.read_examples(pipe, tmp_path)
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(WanError, match="1 render or more, not 0"):
+        train_lora.render_examples("neon", 0)
+    with pytest.raises(WanError, match="more than 0 minutes.*not inf"):
+        train_lora.train_lora(pipe, [], minutes=float("inf"))
+    (tmp_path / "a.png").unlink()
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     with pytest.raises(WanError, match="could not be read as a video"):
         train_lora.read_examples(pipe, tmp_path, caption="x")
@@ -148,7 +163,24 @@ def test_training_learns_the_examples_and_leaves_the_base_alone(pipe, examples, 
     )  # the minutes are used
 
 
-def test_a_stopped_training_keeps_what_it_learned(pipe, examples, monkeypatch, capsys):
+def test_a_folder_is_gone_on_with_for_the_same_training_alone(pipe, examples, tmp_path):
+    options = {
+        "minutes": 5,
+        "folder": tmp_path,
+        "watch": lambda moment: moment.step % 3 == 0,
+        "progress": False,
+    }
+    train_lora.train_lora(pipe, examples, rank=4, **options)
+    train_lora.train_lora(pipe, examples, rank=4, **options)
+    assert (tmp_path / "used.txt").read_text().split()[0] == "6"
+    for other, rank in ((examples[:2], 4), (examples, 2)):
+        with pytest.raises(
+            WanError, match="a training of other examples, or of another model or rank: name another"
+        ):
+            train_lora.train_lora(pipe, other, rank=rank, **options)
+
+
+def test_a_stopped_training_keeps_what_it_learned(pipe, examples, monkeypatch, capsys, tmp_path):
     steps, loss = [], train_lora.Lessons.loss
 
     def stopping(self, model):
@@ -158,8 +190,11 @@ def test_a_stopped_training_keeps_what_it_learned(pipe, examples, monkeypatch, c
         return loss(self, model)
 
     monkeypatch.setattr(train_lora.Lessons, "loss", stopping)
-    lora = train_lora.train_lora(pipe, examples, minutes=5, rank=2)
+    lora = train_lora.train_lora(pipe, examples, minutes=5, rank=2, folder=tmp_path)
     assert "holds what was learned so far" in capsys.readouterr().err
+    means = loop.averaged(tmp_path)
+    assert all(torch.equal(own, means[str(i)]) for i, own in enumerate(lora.tensors()))
+    assert (tmp_path / "used.txt").read_text().startswith("6 "), "and goes on from there"
     assert all(change.up.abs().sum() > 0 for change in lora.changes.values())
     assert not pipe.transformer.blocks[0].attn1.to_q.updates
 
@@ -246,6 +281,16 @@ def test_the_student_walks_its_own_steps_and_a_perfect_one_has_no_loss():
     losses = distill.pointing_loss(Perfect(), places, times, torch.zeros(8, 3, 8), target)
     assert losses.shape == (8,) and losses.max() < 1e-3
     assert distill.pointing_loss(Perfect(), places, times, torch.zeros(8, 3, 8), target + 1).min() > 0.9
+
+
+def test_distilling_nothing_writes_nothing(tmp_path, capsys):
+    for words in (["--minutes", "0"], ["--minutes", "nan"], ["--teacher", "0"]):
+        assert (
+            distill.main([*words, "--folder", str(tmp_path), "--out", str(tmp_path / "none.safetensors")])
+            == 2
+        )
+        assert "more than 0 minutes and 1 latent or more" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_distilling_comes_nearer_to_the_teacher_in_the_causvid_format(pipe, tmp_path, clock):

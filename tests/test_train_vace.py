@@ -435,6 +435,17 @@ def test_what_was_answered_stays_where_it_is_to_stay(speaking, pool, vae, tmp_pa
         assert torch.allclose(tensor, between, atol=1e-6)
 
 
+def test_refining_goes_on_from_the_blocks_that_it_began_with(speaking, pool, vae, tmp_path, monkeypatch):
+    """What it released in between is not taken for those: their share would be mixed in twice."""
+    monkeypatch.setattr(refine_vace, "SHARES", {"reference": 1.0})
+    began = {name: tensor.clone() for name, tensor in speaking.state_dict().items()}
+    released = refined(speaking, pool, vae, tmp_path, lambda moment: moment.step == 3)
+    again = refined(released, pool, vae, tmp_path, lambda moment: moment.step == 4)
+    learned = loop.averaged(tmp_path / "refine")
+    for name, tensor in again.state_dict().items():
+        assert torch.allclose(tensor, began[name].lerp(learned[name], refine_vace.LEARNED_SHARE), atol=1e-6)
+
+
 def test_beside_a_reference_guidance_is_turned_towards_the_main_blocks(monkeypatch):
     kept, main = torch.randn(4, 16, 3, 2, 2), torch.randn(4, 16, 2, 2, 2)
     told, untold = kept.chunk(2)

@@ -1,5 +1,6 @@
 """The training of the scale model: short runs of the real code on small networks."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import nn
 from wan_tutorial.errors import WanError
 from wan_tutorial.files import read_tensors
 from wan_tutorial.machine.weights import bundled_folder
-from wan_tutorial.mini import handover, release, train_transformer, train_vae
+from wan_tutorial.mini import data, handover, release, train_transformer, train_vae
+from wan_tutorial.mini import train as command
 from wan_tutorial.mini.captions import write_caption
 from wan_tutorial.mini.data import VideoPool, to_bytes, to_pixels
 from wan_tutorial.mini.latents import LatentPool
@@ -31,6 +33,7 @@ from wan_tutorial.mini.train_transformer import draw_times, flow_matching_loss
 from wan_tutorial.mini.train_vae import draw_crops, edge_energy, grow_into_time
 from wan_tutorial.mini.traits import LatentReader, trait_parts
 from wan_tutorial.mini.world import draw_scene
+from wan_tutorial.pipeline import load
 from wan_tutorial.quantization import QuantizedTensor
 from wan_tutorial.text import EOS, PAD, TextShape, Tokenizer, load_text_encoder, new_text_encoder
 from wan_tutorial.transformer import new_transformer
@@ -422,3 +425,33 @@ def test_rounding_is_felt_in_the_step_and_gone_after_it():
     rounding.dice.random = lambda: 0.99
     with rounding(5, 0.9):
         assert torch.allclose(matrix, exact, atol=1e-6), "not in every step"
+
+
+@pytest.mark.full
+def test_each_stage_of_the_command_hands_on_to_the_next(tmp_path, monkeypatch):
+    """A step or a few of each, from no file at all to a model that paints; then to another machine."""
+    monkeypatch.setattr(data, "TRAINING_POOLS", ((0, 16),))
+    monkeypatch.setattr(command, "BRIEF_POOL", (500_000, 16))
+    folder, assets, out = (tmp_path / name for name in ("training", "assets", "out"))
+    assets.mkdir()
+
+    def stage(name: str) -> None:
+        paths = ("--folder", str(folder), "--assets", str(assets), "--out", str(out))
+        assert command.main([name, "--minutes", "0.05", "--device", "cpu", *paths]) == 0
+
+    learned = [stage for stage in command.STAGES if stage not in ("handover", "takeover")]
+    masters = []
+    for name in learned:
+        stage(name)
+        if name in ("transformer", "vace", "refine"):
+            masters.append(read_tensors(assets / release.MASTER).tensors)
+    for earlier, later in itertools.pairwise(masters):
+        moved = {name for name in later if not torch.equal(earlier[name], later[name])}
+        assert moved and all("vace" in name for name in moved)
+    roles = {"transformer": release.QUANTISED, "text_encoder": release.TEXT_ENCODER, "vae": release.VAE}
+    pipe = load("mini", **{role: assets / name for role, name in roles.items()})
+    assert pipe.generate("a fire", steps=1).video.isfinite().all()
+    stage("handover")
+    folder = tmp_path / "elsewhere"
+    stage("takeover")
+    assert (folder / "transformer" / "used.txt").exists()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
 from wan_tutorial.machine.weights import EXTRAS, MODELS, ModelFile, bundled_folder, find_file, find_model
 from wan_tutorial.sizes import VideoSize
 from wan_tutorial.workflow.command import add_workflow_command
@@ -139,8 +139,12 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
         help="a picture whose things are to appear; give it again for another",
     )
     add("--first-frame", metavar="IMAGE", help="a picture to begin with")
-    add("--video", metavar="FILE", help="a video, or a picture that stands still, to paint into")
-    add("--mask", metavar="IMAGE", help="where to paint in it: white")
+    add(
+        "--video",
+        metavar="FILE",
+        help="a video, or a picture that stands still: to follow, or with --mask to keep in part",
+    )
+    add("--mask", metavar="IMAGE", help="where to paint into the video: white; the rest of it is kept")
     add(
         "--reference-strength",
         type=float,
@@ -290,7 +294,7 @@ def read_lora_option(words: str) -> tuple[Path, float]:
                 f"--lora is FILE:STRENGTH, and a strength is a number, not {number!r}: try {file}:1."
             ) from None
         file, strength = "", 1.0  # the colon belongs to the path
-    path = Path(file or words).expanduser()
+    path = check_path(file or words, "LoRA", example="mine.safetensors:1")
     bundled = bundled_folder() / path
     return (bundled if not path.exists() and bundled.is_file() else path), strength
 

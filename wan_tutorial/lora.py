@@ -16,6 +16,7 @@ there; CausVid's files have none, so a "clip strength" finds nothing to change.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -36,9 +37,14 @@ from wan_tutorial.quantization import PackedLinear
 from wan_tutorial.transformer import WanTransformer, wan_name
 
 LARGEST_STRENGTH = 10.0
-PREFIX = "diffusion_model."  # before the names of a transformer's layers, as ComfyUI wants them
+# Before the names of layers, as ComfyUI wants them.
+PREFIX, TEXT_PREFIX = "diffusion_model.", "text_encoders.umt5xxl.transformer."
+BESIDE = "lora_adapter_metadata"  # where a file's header holds the settings that diffusers notes
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
-_KEY = re.compile(r"^(.+?)\.((?:lora_|diff|alpha|dora_|hada_|lokr_|oft_|set_weight|reshape_weight).*)$")
+_KEY = re.compile(
+    r"^(.+?)\.(lora_(?!unet_|te)[\w.]+|diff(?:_\w+)?|alpha|dora_scale|(?:hada|lokr|oft)_[\w.]+|(?:set|reshape)_weight)$"
+)
 _KINDS = {
     **dict.fromkeys(("lora_down.weight", "lora_A.weight", "lora_A.default.weight"), "down"),
     **dict.fromkeys(("lora_up.weight", "lora_B.weight", "lora_B.default.weight"), "up"),
@@ -48,9 +54,11 @@ _KINDS = {
     "diff": "weight",
 }
 _OF_TRANSFORMER = re.compile(
-    r"^(base_model\.model\.)?(model\.)?(diffusion_model\.|transformer\.|lora_unet_|lora_transformer_)?"
+    r"^(base_model\.model\.)?(model\.)?(diffusion_model\.|transformer\.|lora_unet_)?"
 )
-_OF_TEXT_ENCODER = re.compile(r"^(text_encoders?\.(\w+\.transformer\.)?|lora_te\d?_|(?=encoder\.block\.))")
+_OF_TEXT_ENCODER = re.compile(
+    r"^(base_model\.model\.)?(text_encoders?\.((\w+\.)?transformer\.)?|lora_te\d?_|(?=encoder\.block\.))"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +113,13 @@ class Fit:
     used: tuple[str, ...]  # keys
     unused: dict[str, str]  # key -> why
     elsewhere: tuple[str, ...] = ()  # keys for the other model of the two
+    of_size: tuple[
+        str, ...
+    ] = ()  # of those not used: the keys that would have a place in a Wan of another size
+
+    def joined(self, text: Fit) -> Fit:
+        """This fit to the transformer with one to the text encoder: what neither uses is not used."""
+        return replace(self, unused=self.unused | text.unused, elsewhere=text.used)
 
     @property
     def reasons(self) -> dict[str, list[str]]:
@@ -132,23 +147,24 @@ class Fit:
     def notice(self) -> str:
         """What a person should know about the keys that are not used."""
         told = "; ".join(f"{len(keys)} are {why}" for why, keys in self.reasons.items())
-        return f"{self.lora}: {len(self.used)} keys are used and {len(self.unused)} are not: {told}."
+        used = len(self.used) + len(self.elsewhere)
+        return f"{self.lora}: {used} keys are used and {len(self.unused)} are not: {told}."
 
     def require(self) -> Fit:
         """This fit, or a WanError if no key is usable."""
         if self.layers:
             return self
-        for key, why in self.unused.items():
-            if why.startswith("made for"):
-                raise WanError(
-                    f"{self.lora} belongs to a Wan of another size: {key} is {why}; choose the LoRA that was made for "
-                    "this model."
-                )
-        if self.unused:
-            why = next(iter(self.reasons))
+        if 2 * len(self.of_size) > len(self.unused):
+            key = self.of_size[0]
             raise WanError(
-                f"{self.lora} belongs to another model: not one of its keys, such as {next(iter(self.unused))}, has a "
-                f"place in this {self.model} ({why}); choose a LoRA for Wan 2.1."
+                f"{self.lora} belongs to a Wan of another size: {key} is {self.unused[key]}; choose the LoRA that was made "
+                "for this model."
+            )
+        if self.unused:
+            key = next(key for key in self.unused if key not in self.of_size)
+            raise WanError(
+                f"{self.lora} belongs to another model: not one of its keys, such as {key}, has a place in this "
+                f"{self.model} ({self.unused[key]}); choose a LoRA for Wan 2.1."
             )
         raise WanError(f"{self.lora} has no key for the {self.model}: there is nothing in it to apply here.")
 
@@ -198,6 +214,7 @@ class Lora:
         places = {_layer(name).replace(".", "_"): name for name in shapes if not name.endswith(".bias")}
         layers: dict[str, str] = {}
         elsewhere: list[str] = []
+        of_size: list[str] = []
         unused = {key: why for key, why in self.unread.items() if bool(_OF_TEXT_ENCODER.match(key)) == text}
         for layer, change in self.changes.items():
             keys = self.keys.get(layer, (layer,))
@@ -206,14 +223,15 @@ class Lora:
                 continue
             own = _own_name(layer)
             name = places.get(own.replace(".", "_"))
-            why = _no_place(own, shapes) if name is None else _wrong_shape(change, shapes, name)
+            why = _beyond(own, shapes) if name is None else _wrong_shape(change, shapes, name)
+            of_size += keys if why else ()
             if name is not None and why is None:
                 layers[layer] = _layer(name)
-            unused |= dict.fromkeys(keys, why) if why else {}
+            else:
+                unused |= dict.fromkeys(keys, why or _no_place(own))
         used = tuple(key for layer in layers for key in self.keys.get(layer, (layer,)))
-        return Fit(
-            self.name, "text encoder" if text else "transformer", layers, used, unused, tuple(elsewhere)
-        )
+        model = "text encoder" if text else "transformer"
+        return Fit(self.name, model, layers, used, unused, tuple(elsewhere), tuple(of_size))
 
     def apply_to(self, model: nn.Module, strength: float = 1.0) -> AppliedLora:
         """Add the updates to what the model's layers answer, from now on; the weights are not touched."""
@@ -262,29 +280,47 @@ def _layer(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _no_place(layer: str, shapes: Shapes) -> str:
-    """Why a model has no layer of this name."""
+def _no_place(layer: str) -> str:
+    """Why no Wan of this kind has a layer of this name."""
     if "_img" in layer or layer.startswith("img_emb"):
         return "for the image encoder of an image-to-video Wan, which this model does not have"
-    block = re.match(r"(blocks|vace_blocks)[._](\d+)[._]", layer)
-    if block:
-        count = len({name.split(".")[1] for name in shapes if name.startswith(f"{block[1]}.")})
-        if int(block[2]) >= count:
-            return f"for {block[1]}.{block[2]}, where this model has {count}"
     return "for a layer that this model does not have"
+
+
+def _beyond(layer: str, shapes: Shapes) -> str | None:
+    """What is wrong with a block's number, if something is."""
+    block = re.match(r"(blocks|vace_blocks)[._](\d+)[._]", layer)
+    count = len({name.split(".")[1] for name in shapes if block and name.startswith(f"{block[1]}.")})
+    if block and int(block[2]) >= count:
+        return f"for {block[1]}.{block[2]}, where this model has {count}"
+    return None
 
 
 def _wrong_shape(change: Change, shapes: Shapes, name: str) -> str | None:
     """What is wrong with a change's shape, if something is."""
     given, wanted = change.shape, tuple(shapes[name])
     flat = (wanted[0], math.prod(wanted[1:]))
-    if given is not None and given != wanted and not (change.up is not None and given == flat):
+    as_matrix = change.up is not None and len(wanted) > 1 and given == flat
+    if given is not None and given != wanted and not as_matrix:
         return f"made for a layer of shape {given}, where this model's is {wanted}"
     if change.weight is not None and tuple(change.weight.shape) != wanted:
         return f"made for a layer of shape {tuple(change.weight.shape)}, where this model's is {wanted}"
-    if change.bias is not None and change.bias.shape != wanted[:1]:
-        return f"made for a bias of {len(change.bias)}, where this model's is {wanted[0]}"
+    if change.bias is None:
+        return None
+    if not _may_have_bias(name, shapes):
+        return "a bias for what has none"
+    if change.bias.shape != wanted[:1]:
+        told = change.bias.numel() if change.bias.ndim == 1 else tuple(change.bias.shape)
+        return f"made for a bias of {told}, where this model's is {wanted[0]}"
     return None
+
+
+def _may_have_bias(name: str, shapes: Shapes) -> bool:
+    """Linear layers and convolutions do, those without one as well; a norm only if it has one."""
+    if f"{_layer(name)}.bias" in shapes:
+        return True
+    matrix = name.endswith(".weight") and len(shapes[name]) > 1
+    return matrix and not name.endswith(("shared.weight", "relative_attention_bias.weight"))
 
 
 # --------------------------------------------------------------------------------------------------- files
@@ -303,25 +339,11 @@ def read_lora(path: str | os.PathLike[str]) -> Lora:
     if file.kind != "lora":
         raise WanError(f"{file.path.name} holds {file.description}, not a LoRA; a LoRA's keys end in lora_down.weight "
                        "and lora_up.weight, or lora_A and lora_B.")  # fmt: skip
-    parts: dict[str, dict[str, Any]] = {}
-    keys: dict[str, list[str]] = {}
-    unread: dict[str, str] = {}
-    for key, tensor in file.tensors.items():
-        found = _KEY.match(key)
-        kind = _KINDS.get(found[2]) if found else None
-        if not found or kind is None:
-            unread[key] = "of a kind that is not read here"
-            continue
-        if not torch.isfinite(tensor).all():  # type: ignore[arg-type]
-            raise WanError(f"{path.name} holds numbers that are not finite, in {key}: its training went wrong, or the "
-                           "file is damaged; download it again or choose another.")  # fmt: skip
-        parts.setdefault(found[1], {})[kind] = tensor
-        keys.setdefault(found[1], []).append(key)
-    spoiled = {found[1] for key in unread if (found := _KEY.match(key))}
-    for layer in [layer for layer in parts if layer in spoiled]:
-        unread |= dict.fromkeys(keys.pop(layer), "beside a key of a kind that is not read here")
-        del parts[layer]
-    changes = {layer: _change(path.name, layer, found) for layer, found in parts.items()}
+    parts, keys, unread = _sort(path.name, file.tensors)
+    for layer, own in parts.items():
+        if "down" in own and own["down"].ndim and "alpha" not in own:
+            own |= _alpha_beside(file.metadata, layer, len(own["down"]))
+    changes = {layer: _change(path.name, layer, own) for layer, own in parts.items()}
     return Lora(
         name=path.name,
         changes=changes,
@@ -331,8 +353,60 @@ def read_lora(path: str | os.PathLike[str]) -> Lora:
     )
 
 
+def _sort(
+    file: str, tensors: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[str]], dict[str, str]]:
+    """Each layer's parts and its keys, and why the other keys are not read."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    keys: dict[str, list[str]] = {}
+    unread: dict[str, str] = {}
+    spoiled: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        found = _KEY.match(key)
+        kind = _KINDS.get(found[2]) if found else None
+        if not found or kind is None:
+            unread[key] = "of a kind that is not read here"
+            spoiled |= {found[1]: "beside a key of a kind that is not read here"} if found else {}
+            continue
+        tensor = (
+            tensor.half() if tensor.dtype in FP8 else tensor
+        )  # a byte can't even be asked whether it is finite
+        if not torch.isfinite(tensor).all():
+            raise WanError(f"{file} holds numbers that are not finite, in {key}: its training went wrong, or the "
+                           "file is damaged; download it again or choose another.")  # fmt: skip
+        parts.setdefault(found[1], {})[kind] = tensor
+        keys.setdefault(found[1], []).append(key)
+    spoiled |= {
+        layer: "an alpha without its matrices" for layer, own in parts.items() if set(own) == {"alpha"}
+    }
+    for layer in [layer for layer in parts if layer in spoiled]:
+        unread |= dict.fromkeys(keys.pop(layer), spoiled[layer])
+        del parts[layer]
+    return parts, keys, unread
+
+
+def _alpha_beside(metadata: Mapping[str, str], layer: str, rank: int) -> dict[str, Tensor]:
+    """The alpha of a layer as diffusers notes it: not beside the matrices but in the file's header, as peft's settings."""
+    try:
+        noted = json.loads(metadata.get(BESIDE, "{}"))
+        own = {key.removeprefix("transformer."): value for key, value in noted.items()}
+        name, alpha = layer.removeprefix("transformer."), own.get("lora_alpha")
+        for pattern, other in (own.get("alpha_pattern") or {}).items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", name):  # peft's rule
+                alpha = other
+        root = rank**0.5 if own.get("use_rslora") else 1.0  # of which alpha / rank makes alpha / sqrt(rank)
+        return {} if alpha is None else {"alpha": torch.tensor(float(alpha) * root)}
+    except (ValueError, TypeError, AttributeError, re.error):
+        return {}  # no settings that anybody could follow
+
+
 def _change(file: str, layer: str, parts: dict[str, Tensor]) -> Change:
     """The parts of one layer, if they belong together."""
+    empty = [name for name, tensor in parts.items() if not tensor.numel()]
+    if empty:
+        raise WanError(
+            f"{file} is damaged: of {layer} there is a part without a number in it; download it again."
+        )
     down, up = parts.get("down"), parts.get("up")
     if (down is None) != (up is None):
         there, missing = ("lora_down", "lora_up") if up is None else ("lora_up", "lora_down")
@@ -356,14 +430,26 @@ def _change(file: str, layer: str, parts: dict[str, Tensor]) -> Change:
 
 
 def write_lora(lora: Lora, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16) -> None:
-    """Write a LoRA in the key format of the CausVid files, which ComfyUI's loaders read."""
+    """Write a LoRA in the key format of the CausVid files, which ComfyUI's loaders read.
+
+    Names with underscores for dots (`lora_unet_blocks_0_ffn_0`) stay as they are: which is which only a model tells.
+    """
     spelled = {"down": "lora_down.weight", "up": "lora_up.weight", "weight": "diff", "bias": "diff_b"}
     tensors = {
-        f"{PREFIX}{_own_name(layer)}.{spelled.get(name, name)}": tensor.detach().to(dtype)
+        f"{_written_name(layer)}.{spelled.get(name, name)}": tensor.detach().to(dtype)
         for layer, change in lora.changes.items()
         for name, tensor in change.tensors().items()
     }
-    write_safetensors(path, tensors, metadata=lora.metadata)
+    metadata = {
+        name: text for name, text in lora.metadata.items() if name != BESIDE
+    }  # its alphas are written out
+    write_safetensors(path, tensors, metadata=metadata)
+
+
+def _written_name(layer: str) -> str:
+    if layer.startswith(("lora_unet_", "lora_te")):
+        return layer
+    return (TEXT_PREFIX if _OF_TEXT_ENCODER.match(layer) else PREFIX) + _own_name(layer)
 
 
 def new_lora(
@@ -445,8 +531,8 @@ class AppliedLora:
 
 def check_strength(strength: float) -> float:
     """A LoRA's strength, if it is one; WanError otherwise."""
-    number = isinstance(strength, int | float) and not isinstance(strength, bool) and math.isfinite(strength)
-    if not number or abs(strength) > LARGEST_STRENGTH:
+    number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    if not number or not abs(strength) <= LARGEST_STRENGTH:  # what is not a number is not below it either
         raise WanError(
             f"A LoRA's strength is a number from {-LARGEST_STRENGTH:g} to {LARGEST_STRENGTH:g}, not {strength!r}: "
             "try 1, or 0 for off."
@@ -567,10 +653,12 @@ def _places(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor that a LoRA may change, by its name in files."""
-    return {
-        name if own != "weight" else f"{name}.weight": _shape(layer, own)
-        for name, (layer, own) in _places(model).items()
-    }
+    shapes = {}
+    for name, (layer, own) in _places(model).items():
+        shapes[name if own != "weight" else f"{name}.weight"] = _shape(layer, own)
+        if own == "weight" and isinstance(getattr(layer, "bias", None), Tensor):
+            shapes[f"{name}.bias"] = _shape(layer, "bias")
+    return shapes
 
 
 def _plain(name: str) -> str:
@@ -587,7 +675,7 @@ def _named_places(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]
 
 
 def _shape(layer: nn.Module, own: str) -> tuple[int, ...]:
-    if isinstance(layer, PackedLinear):
+    if isinstance(layer, PackedLinear) and own == "weight":
         return layer.out_features, layer.in_features
     return tuple(getattr(layer, own).shape)
 

@@ -254,8 +254,13 @@ class Pipeline:
 
     def fit_loras(self, loras: Asked) -> list[Fit]:
         """Which keys of each LoRA this model uses, told from names and shapes alone; WanError for one that has none."""
-        fits = [[lora.fit(own) for own in self._shapes] for lora, _ in self.rack.read(loras)]
-        return [both[0] if both[1].layers else both[0].require() for both in fits]
+        fits = []
+        for lora, _ in self.rack.read(loras):
+            own, text = (lora.fit(shapes) for shapes in self._shapes)
+            if not (own.layers or text.layers):
+                (text if text.unused and not own.unused else own).require()
+            fits.append(own.joined(text))
+        return fits
 
     def encode_text(self, prompt: str, negative: str = "", *, loras: Asked = ()) -> TextEmbeddings:
         """Words to embeddings: two prompts -> two tensors (tokens, dim), as long as the model was trained to see."""
@@ -266,6 +271,7 @@ class Pipeline:
     def encode_prompt(self, prompt: str, *, loras: Asked = ()) -> EncodedText:
         """One prompt to its embedding (tokens, dim), with what LoRAs change in the text encoder."""
         worn, encoder = self.rack.read(loras), self.text_encoder
+        self.fit_loras(worn)
         try:
             self.rack.put_on(encoder, worn)
             return encoder.encode(prompt, self.entry.text_length)

@@ -24,13 +24,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
 from wan_tutorial.sizes import VAE_SPACE, VideoSize
 
 if TYPE_CHECKING:
     from wan_tutorial.vae import Vae
 
-# A file, a Pillow image, uint8 (height, width, 3 or 4), or floats in [-1, 1] (height, width, 3).
+# A file, a Pillow image, uint8 (height, width, 3 or 4), or floats in [-1, 1] (height, width, 3) as a tensor.
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 Strength: TypeAlias = "float | Sequence[float]"  # one, or one for each VACE block
 
@@ -99,7 +99,8 @@ def read_given(
     is a control video: what it shows (poses, depths) guides the painting.
 
     `fit` is for references: "pad" puts the whole picture on white, as the official code and diffusers do, "crop" cuts
-    it to the video's proportions, as ComfyUI does. First frames, videos and masks are always cut.
+    it to the video's proportions, as ComfyUI does. First frames, videos and masks are always cut. One thing is done
+    that those three do not: what is more than four times too large is averaged before it is resized.
     Raises WanError for what cannot be used.
     """
     check_fit(fit)
@@ -108,14 +109,13 @@ def read_given(
             "A first frame already says what is kept and what is painted: leave out the video and the mask, "
             "or give the picture as the video's first frame."
         )
-    if isinstance(reference, list | tuple) and not reference:
+    shown = _pictures(reference)
+    if reference is not None and not shown:
         raise WanError(
             "A list of references has one picture or more, and this one is empty: leave it out, or fill it."
         )
     notices: list[str] = []
-    pictures = [
-        _fit(read_picture(one, "reference", notices)[None], size, fit) for one in _pictures(reference)
-    ]
+    pictures = [_fit(read_picture(one, "reference", notices)[None], size, fit) for one in shown]
     if first_frame is not None:
         frames = read_picture(first_frame, "first frame", notices)[None]
         kept = torch.zeros(1, *frames.shape[1:3])
@@ -126,12 +126,14 @@ def read_given(
     missing = size.frames - len(frames)
     if missing and video is not None:
         notices.append(f"The video has {len(frames)} frames of {size.frames}: the rest is painted.")
+    if mask is not None and video is None:
+        notices.append("A mask without a video keeps grey: give the video, too.")
     return Given(
         size,
         torch.cat([*pictures, torch.zeros(0, size.height, size.width, 3)]),
         F.pad(_fit(frames, size, "crop"), (0, 0, 0, 0, 0, 0, 0, missing)),
         F.pad(_fit(kept[..., None], size, "crop")[..., 0], (0, 0, 0, 0, 0, missing), value=1.0),
-        tuple(notices),
+        tuple(dict.fromkeys(notices)),  # each once, though every frame may say it
     )
 
 
@@ -142,19 +144,26 @@ def read_picture(source: Picture, what: str = "picture", notices: list[str] | No
     """
     if isinstance(source, Tensor) and source.is_floating_point():
         pixels = source.float().cpu()
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or not -1.001 <= pixels.min() <= pixels.max() <= 1.001:
-            raise WanError(
-                f"A {what} as a tensor is (height, width, 3) with values from -1 to 1, not {tuple(pixels.shape)}."
-            )
-        _check_sides(what, pixels.shape[1], pixels.shape[0])
-        return pixels
+        if pixels.ndim == 3 and pixels.shape[2] == 3:
+            _check_sides(what, pixels.shape[1], pixels.shape[0])
+            if -1.001 <= pixels.min() <= pixels.max() <= 1.001:
+                return pixels
+        raise WanError(
+            f"A {what} as a tensor is (height, width, 3) with values from -1 to 1, not {tuple(pixels.shape)}."
+        )
     image = _open(source, what)
     _check_sides(what, *image.size)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if _is_transparent(image):
         if notices is not None:
             notices.append(f"The {what} has transparent parts: they become white.")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1)
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel is: many pictures that have an alpha channel are opaque everywhere."""
+    may_be = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return may_be and image.convert("RGBA").getchannel("A").getextrema()[0] != 255
 
 
 def _open(source: Any, what: str) -> Image.Image:
@@ -164,7 +173,7 @@ def _open(source: Any, what: str) -> Image.Image:
             source.load()
             return _upright(source)
         if isinstance(source, str | Path):
-            path = Path(source).expanduser()
+            path = check_path(source, what, example="picture.png")
             if not path.exists():
                 raise WanError(f"The {what} {path} is not there: check its name.")
             with Image.open(path) as image:
@@ -235,17 +244,32 @@ def _read_mask(mask: Any, frames: Tensor, size: VideoSize) -> Tensor:
         return torch.ones(frames.shape[:3])
     if isinstance(mask, str | Path | Image.Image):
         image = _open(mask, "mask")
-        mask = np.asarray(image.convert("L"), dtype=np.float32) / 255
+        if _is_transparent(image):
+            raise WanError(
+                "This mask has transparent parts, which say neither paint nor keep: make it white where to paint and black "
+                "elsewhere."
+            )
+        mask = np.array(image.convert("L"))
     try:
-        values = torch.as_tensor(mask if isinstance(mask, Tensor) else np.asarray(mask)).float().cpu()
+        values = torch.as_tensor(mask if isinstance(mask, Tensor) else np.asarray(mask)).cpu()
     except (TypeError, ValueError) as error:
         raise WanError(
             f"A mask is one picture, or numbers (frames, height, width), not {type(mask).__name__}: try a PNG, white where "
             "to paint."
         ) from error
-    values = values / 255 if values.numel() and values.max() > 1 else values
+    most = 1 if values.is_floating_point() or values.numel() and values.max() <= 1 else 255
+    if values.numel() and not 0 <= values.min() <= values.max() <= most:
+        raise WanError(
+            f"A mask's numbers are from 0, keep, to 1, paint, or whole ones to 255, not {values.min().item():g} to "
+            f"{values.max().item():g}: divide by the largest."
+        )
+    values = values.float() / most
     values = values[None] if values.ndim == 2 else values
     sides = {tuple(frames.shape[1:3]), (size.height, size.width)}
+    if values.ndim == 3 and values.shape[2] in (3, 4) and tuple(values.shape[:2]) in sides:
+        raise WanError(
+            f"A mask has one number for each pixel, not {values.shape[2]} colours: try mask[..., 0]."
+        )
     if values.ndim != 3 or tuple(values.shape[1:]) not in sides or len(values) not in (1, len(frames)):
         height, width = frames.shape[1:3]
         raise WanError(

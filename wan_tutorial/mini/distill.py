@@ -15,6 +15,7 @@ Out: rank 32 with `.diff_b`, in the key format of `Wan21_CausVid_14B_T2V_lora_ra
 """
 
 import argparse
+import math
 import random
 import sys
 from collections import deque
@@ -248,6 +249,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ASSETS / NAME, help=f"default: {ASSETS / NAME}")
     given = parser.parse_args(arguments)
     try:
+        if not 0 < given.minutes < math.inf or given.teacher < 1:
+            raise WanError(
+                f"Distilling takes more than 0 minutes and 1 latent or more, not {given.minutes:g} and {given.teacher}: try "
+                "30 and 1000."
+            )
         lectures = Lectures(given.folder / "distill", load("mini-f16"))
         lectures.paint(given.teacher)
         write_lora(distil(lectures, load("mini"), minutes=given.minutes), given.out)

@@ -75,29 +75,34 @@ def train(
     optimisers = make_optimisers(wanted, set(orthogonal), budget)
     began, saved, first_step = time.monotonic(), time.monotonic(), step
     model.train()
-    while (elapsed := used + (time.monotonic() - began) / 60) < budget.minutes:
-        rate = budget.learning_rate * schedule(step - first_step, elapsed / budget.minutes, budget)
-        model.zero_grad(set_to_none=True)
-        with around(step, elapsed / budget.minutes):
-            loss, figures = loss_of(step)
-            loss.backward()
-        norm = nn.utils.clip_grad_norm_(wanted, 1.0)
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient at step {step} is {norm}: lower the learning rate.")
-        for optimiser in optimisers:
-            optimiser.param_groups[0]["lr"] = rate
-            optimiser.step()
-        step += 1
-        update_average(average, model, min(budget.averaging, (1 + step) / (10 + step)))
-        if step % 20 == 0:
-            log(folder, step=step, minutes=elapsed, rate=rate, loss=loss.item(), **figures)
-        if time.monotonic() - saved > 60 * budget.save_minutes:
-            save(model, average, folder, step=step, minutes=elapsed)
-            saved = time.monotonic()
-        if watch is not None:
-            told = {"loss": loss.item(), **figures}
-            if watch(Moment(step, elapsed, elapsed / budget.minutes, told, average)):
-                break
+    elapsed = used
+    try:
+        while (elapsed := used + (time.monotonic() - began) / 60) < budget.minutes:
+            rate = budget.learning_rate * schedule(step - first_step, elapsed / budget.minutes, budget)
+            model.zero_grad(set_to_none=True)
+            with around(step, elapsed / budget.minutes):
+                loss, figures = loss_of(step)
+                loss.backward()
+            norm = nn.utils.clip_grad_norm_(wanted, 1.0)
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"the gradient at step {step} is {norm}: lower the learning rate.")
+            for optimiser in optimisers:
+                optimiser.param_groups[0]["lr"] = rate
+                optimiser.step()
+            step += 1
+            update_average(average, model, min(budget.averaging, (1 + step) / (10 + step)))
+            if step % 20 == 0:
+                log(folder, step=step, minutes=elapsed, rate=rate, loss=loss.item(), **figures)
+            if time.monotonic() - saved > 60 * budget.save_minutes:
+                save(model, average, folder, step=step, minutes=elapsed)
+                saved = time.monotonic()
+            if watch is not None:
+                told = {"loss": loss.item(), **figures}
+                if watch(Moment(step, elapsed, elapsed / budget.minutes, told, average)):
+                    break
+    except KeyboardInterrupt:  # stopped by hand: nothing is lost
+        save(model, average, folder, step=step, minutes=elapsed)
+        raise
     save(model, average, folder, step=step, minutes=elapsed)
     return average
 

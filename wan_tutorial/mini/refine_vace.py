@@ -24,8 +24,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..files import write_safetensors
 from ..noise import mix
 from ..sampling.schedules import shift_time
 from ..text import TextEncoder
@@ -135,7 +137,8 @@ def refine_vace(
 ) -> WanTransformer:
     """Refine the VACE blocks of a released transformer for `minutes`; checkpoints and curves go to folder/refine.
 
-    All other weights stay bit for bit as they are. `batch` counts answers: half as many samples, each asked with its
+    All other weights stay bit for bit as they are. Called again with more minutes it goes on, from the same weights before,
+    even where its own have been released in between. `batch` counts answers: half as many samples, each asked with its
     caption and with a negative prompt. A departure counts as a mistake does in `train_vace`, with `visible` as there, and
     so does what guidance makes of two; VACE's matrices are rounded now and then. What comes out lies between the weights
     before and those learned (arXiv:2109.01903): it has most of what is new and forgets less.
@@ -143,7 +146,7 @@ def refine_vace(
     torch.manual_seed(0)
     check_base(folder / "refine", model)
     model = model.to(device)
-    before = deepcopy(model).eval().requires_grad_(False)
+    before = blocks_before(folder / "refine", model)
     narrow, runs = narrow_is_faster(device), dict[str, Run]()
 
     nothing = embed_captions(encoder, [""])
@@ -192,6 +195,17 @@ def refine_vace(
             if "vace" in name:
                 parameter.copy_(torch.lerp(before.get_parameter(name), parameter, LEARNED_SHARE))
     return learned
+
+
+def blocks_before(folder: Path, model: WanTransformer) -> WanTransformer:
+    """The model as it was when the refinement in `folder` began, which keeps it beside its checkpoint; frozen."""
+    kept = folder / "before.safetensors"
+    if not (folder / "checkpoint.safetensors").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(kept, model.state_dict())
+    before = deepcopy(model).eval().requires_grad_(False)
+    before.load_state_dict(load_file(kept))
+    return before
 
 
 @torch.no_grad()

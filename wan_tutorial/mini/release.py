@@ -24,7 +24,7 @@ from ..transformer import (
     vace_blocks_are_silent,
 )
 from ..vae import LATENT_MEAN, LATENT_STD, encode_full_length, new_autoencoder, to_wan_names
-from .data import VideoPool, to_pixels
+from .data import to_pixels, training_videos
 from .loop import averaged, fast_products
 from .quantize import quantize_master, write_text_encoder, write_transformer
 from .train_transformer import SHAPE as TRANSFORMER_SHAPE
@@ -49,9 +49,9 @@ def release_vae(folder: Path, assets: Path = ASSETS, *, sample: int = 192) -> No
     """Fold the statistics of `sample` videos' latents into the network and write it in 16 bits, as Wan's is."""
     model = new_autoencoder(VAE_SHAPE).eval()
     model.load_state_dict(averaged(folder / "vae_videos"))
-    videos = VideoPool(folder, 2560).videos()
+    videos = training_videos(folder)[0].videos()
     chunks = []
-    for start in range(0, sample, 8):
+    for start in range(0, min(sample, len(videos)), 8):
         with fast_products("cpu"):
             chunks.append(
                 encode_full_length(model, to_pixels(videos[start : start + 8])).float().chunk(2, 1)[0]

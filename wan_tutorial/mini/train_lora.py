@@ -10,6 +10,8 @@ reads. Only the thin matrices learn, by the flow-matching loss that trained the 
 """
 
 import argparse
+import hashlib
+import math
 import random
 import sys
 import tempfile
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import WanError
+from ..errors import WanError, check_path
 from ..lora import Lora, new_lora, write_lora
 from ..noise import mix
 from ..pipeline import Pipeline, load, progress_stream
@@ -31,7 +33,7 @@ from ..reference import read_given
 from ..show.video import check_writable, read_video
 from ..transformer import WanTransformer
 from .captions import BRIEF_PROMPT, write_caption
-from .loop import Budget, Moment, fast_products, train
+from .loop import Budget, Moment, averaged, fast_products, train
 from .styles import LOOKS
 from .train_transformer import DROPPED, draw_times, embed_captions
 from .world import brief_scene, draw_scene, render
@@ -55,7 +57,7 @@ def read_examples(pipe: Pipeline, folder: str | Path, *, caption: str | None = N
 
     A caption is the text in NAME.txt beside NAME.png, or `caption` for all that have none.
     """
-    folder = Path(folder).expanduser()
+    folder = check_path(folder, "folder of examples", example="my_pictures")
     if not folder.is_dir():
         raise WanError(
             f"Examples are a folder of pictures and videos, and {folder} is none: a look is one of {', '.join(LOOKS)}."
@@ -70,7 +72,7 @@ def read_examples(pipe: Pipeline, folder: str | Path, *, caption: str | None = N
 
 def _read_example(path: Path, caption: str | None, pipe: Pipeline) -> Iterator[Example]:
     size, beside = pipe.entry.size, path.with_suffix(".txt")
-    words = beside.read_text(encoding="utf-8").strip() if beside.is_file() else caption
+    words = _read_caption(beside) if beside.is_file() else caption
     if words is None:
         raise WanError(f"{path.name} has no caption: write one into {beside.name}, or give one for all.")
     frames = list(read_video(path)) if path.suffix.lower() in VIDEOS else [path] * size.frames
@@ -78,12 +80,24 @@ def _read_example(path: Path, caption: str | None, pipe: Pipeline) -> Iterator[E
     count = min(CLIPS, len(frames) // size.frames)
     for clip in range(count):
         start = clip * (len(frames) - size.frames) // max(1, count - 1)
-        given = read_given(size, reference=frames[start : start + size.frames], fit="crop")
+        try:
+            given = read_given(size, reference=frames[start : start + size.frames], fit="crop")
+        except WanError as error:
+            raise WanError(f"{path.name} cannot be learned from. {error}") from error
         yield Example(given.references, (words,))
+
+
+def _read_caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()  # some editors begin with an invisible mark
+    except UnicodeDecodeError as error:
+        raise WanError(f"{path.name} is no text in UTF-8: save it so again, or write it anew.") from error
 
 
 def render_examples(look: str, count: int = 64, *, first_seed: int = FIRST_SEED) -> list[Example]:
     """Renders of random scenes in a look, every eighth of the brief's own, each with captions that say nothing of it."""
+    if count < 1:
+        raise WanError(f"A look is learned from 1 render or more, not {count}: try 64.")
     seeds = range(first_seed, first_seed + count)
     scenes = [
         brief_scene(seed) if i % 8 == 7 else replace(draw_scene(seed), defect=None)
@@ -109,14 +123,17 @@ def train_lora(
     """Learn what the examples have in common; returns the LoRA, which `write_lora` writes.
 
     `minutes` are those of training, after the clips are encoded. `folder` keeps a checkpoint and the curve, from which
-    an interrupted training goes on; `watch` is shown every step and ends the training by answering True.
+    an interrupted training goes on, of the same examples; `watch` is shown every step and ends the training by answering
+    True.
     """
-    if not minutes > 0 or rank < 1:
+    if not 0 < minutes < math.inf or rank < 1:
         raise WanError(
             f"A training takes more than 0 minutes and a rank of 1 or more, not {minutes} and {rank}: try 3 and {RANK}."
         )
     torch.manual_seed(0)
     lessons = Lessons.of(pipe, examples, progress)
+    if folder:
+        check_same_training(folder, lessons, pipe, rank)
     lora = new_lora(pipe.transformer, rank=rank, name=name)
     applied = lora.apply_to(pipe.transformer)
     learned = nn.ParameterList(lora.tensors())
@@ -132,18 +149,37 @@ def train_lora(
             bar.update(min(bar.total, int(time.monotonic() - began)) - bar.n)
             return loss, {}
 
-        budget = Budget(minutes, learning_rate=RATE, warmup_steps=20, weight_decay=0.0)
+        budget = Budget(
+            minutes, learning_rate=RATE, warmup_steps=20, weight_decay=0.0, save_minutes=min(1, minutes / 4)
+        )
         with nullcontext(str(folder)) if folder else tempfile.TemporaryDirectory() as place:
-            average = train(learned, loss_of, budget=budget, folder=Path(place), watch=watch)
-        for own, mean in zip(learned, average, strict=True):
-            own.data.copy_(mean)
-    except KeyboardInterrupt:
-        bar.write("stopped: the LoRA holds what was learned so far", file=sys.stderr)
+            try:
+                train(learned, loss_of, budget=budget, folder=Path(place), watch=watch)
+            except KeyboardInterrupt:
+                bar.write("stopped: the LoRA holds what was learned so far", file=sys.stderr)
+            means = averaged(Path(place))
+        for name, own in learned.named_parameters():
+            own.data.copy_(means[name])
     finally:
         bar.close()
         applied.remove()
         learned.requires_grad_(False)
     return lora
+
+
+def check_same_training(folder: Path, lessons: "Lessons", pipe: Pipeline, rank: int) -> None:
+    """WanError where the checkpoint in a folder is of other examples, another model or another rank."""
+    digest = hashlib.sha256()
+    for tensor in (lessons.latents, *lessons.texts):
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    mine = f"rank {rank}, {pipe.files['transformer'].name}, examples {digest.hexdigest()[:16]}\n"
+    noted = folder / "learns_from.txt"
+    if (folder / "checkpoint.safetensors").exists() and noted.exists() and noted.read_text() != mine:
+        raise WanError(
+            f"{folder} holds a training of other examples, or of another model or rank: name another folder, or delete it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    noted.write_text(mine)
 
 
 @dataclass(frozen=True)
