@@ -91,7 +91,8 @@ show_figure(
 # and said what it saw. The shares below are shipped with the model and hold for exactly these model files; in brackets is
 # where the true share lies with 95 % confidence. *Renders* are videos of the kind that the model learned from: they show how
 # far the judge can be trusted. All else is generated: from captions such as the model has seen, from combinations that it has
-# not, and from other ways to say the same.
+# not, and from other ways to say the same. A video counts for a row only if its caption names the thing: where few captions
+# do, the number behind *of* is small.
 
 # %%
 from wan_tutorial.show import show_obedience
@@ -324,7 +325,8 @@ print(wan.inspect_file(pipe.files["vae"]).page(tensors=3))
 # %% [markdown]
 # **Notice** `Q3_K` in the first: weights in three bits and a bit more each, where training used 16 or 32. It is how a
 # model of 17 billion numbers, its *parameters*, fits into 8 GB; lesson 05 takes such a block apart. The text encoder
-# has numbers of eight bits, and carries its own dictionary (the *SentencePiece model* in its first line).
+# has numbers of eight bits, and carries its own dictionary (the *SentencePiece model* in its first line). The dictionary, `U8`,
+# and the scales of the matrices, `F32`, were not learned: they count as no parameters.
 #
 # ## On the real model
 #

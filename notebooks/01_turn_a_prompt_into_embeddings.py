@@ -68,8 +68,8 @@ for word in (" sword", " swordfish", " naturally", " unnaturally"):
     print(f"{word.strip():12}", pipe.text_encoder.tokenizer.pieces(word))
 
 # %% [markdown]
-# **Notice** that no word is unknown: what is not in the dictionary falls into smaller pieces, at worst into letters. How
-# many pieces are there? UMT5-XXL's dictionary serves a hundred languages.
+# **Notice** that no word is unknown: what is not in the dictionary falls into smaller pieces, down to letters, and a letter that
+# is not there either into its bytes. How many pieces are there? UMT5-XXL's dictionary serves a hundred languages.
 
 # %%
 from wan_tutorial.text import TextShape
@@ -227,10 +227,10 @@ for first, second, word in pairs:
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# A cosine near 1 means that the row hardly knows the difference, and then the transformer cannot paint it either: it reads
-# nothing but these rows. What an encoder tells apart is what its training asked of it. In the captions of this small world
-# there is one fire, and *in the fire* stands against *beside the fire*; few say whose colour is whose. How UMT5-XXL does on
-# these pairs has not been measured here.
+# A cosine near 1 means that *this* row hardly knows the difference. Others may: those of *blue* and *green*, or of *a*. But the
+# transformer reads nothing but the rows: what none of them tells it, it cannot paint. What an encoder tells apart is what its
+# training asked of it. In the captions of this small world there is one fire, and *in the fire* stands against *beside the
+# fire*; few say whose colour is whose. How UMT5-XXL does on these pairs has not been measured here.
 #
 # </details>
 #
@@ -249,9 +249,9 @@ for path in (pipe.files["text_encoder"], judge_path()):
     print(f"{path.name:42}", sorted({name.split(".")[0] for name in read_tensors(path).tensors}))
 
 # %% [markdown]
-# UMT5 is an *encoder* with its dictionary: a language model that gives a *sequence* of rows and has never seen a picture.
-# CLIP has a *text model*, a *vision model* and a *projection* of both into one space: it makes *one point* for a text and one
-# for a picture, so that a text lies near the pictures it describes.
+# UMT5 is a language model of two halves, an encoder and a decoder. Wan uses the *encoder* alone, with its dictionary: it gives
+# a *sequence* of rows and has never seen a picture. CLIP has a *text model*, a *vision model* and a *projection* of both into
+# one space: it makes *one point* for a text and one for a picture, so that a text lies near the pictures it describes.
 
 # %%
 judge = load_judge()
@@ -458,8 +458,8 @@ book = explore_walk(
 #
 # ## Build: one byte of the file
 #
-# UMT5-XXL has 5.7 billion numbers. The file keeps each weight of its layers in one byte, a *float8*, and one scale for each
-# matrix. Here are a few bytes of the first matrix.
+# The encoder of UMT5-XXL has 5.7 billion numbers. The file keeps each weight of its layers in one byte, a *float8*, and one
+# scale for each matrix. Here are a few bytes of the first matrix.
 
 # %%
 tensors = read_tensors(pipe.files["text_encoder"]).tensors
@@ -471,6 +471,7 @@ print("  ".join(f"{code:08b}" for code in codes), f"  scale {scale:.3g}")
 # %% [markdown]
 # The highest bit is the sign. The next four are the exponent, stored plus 7. The last three are the fraction, with a 1
 # before it that is not stored. If the exponent bits are 0, the number is fraction / 8 · 2⁻⁶ instead. All times the scale.
+# (Seven ones after the sign are kept for *not a number*, so the largest number is 0 1111 110: 448.)
 
 
 # %%
@@ -587,7 +588,7 @@ show_costs(meter.stages, pipe)
 #
 # </details>
 #
-# **2. Why can a LoRA's "clip strength" do nothing with this model?**
+# **2. ComfyUI's node for a LoRA, a small file that changes a model, has a second strength, "clip". Why can it do nothing here?**
 #
 # <details><summary>Answer</summary>
 #

@@ -100,14 +100,15 @@ print(f"all {len(latents)} videos: mean {several.mean():.2f}, standard deviation
 # %% [markdown]
 # ## Look: a preview for nothing
 #
-# Decoding takes some tenths of a second. For a quick look, fit the best linear map from 16 channels to three colours, by
-# least squares on the six videos above. It is only 51 numbers, so it cannot be sharp.
+# Decoding takes some tenths of a second. For a quick look, fit the best linear map from a cell's 16 channels to the mean colour
+# of its pixels, by least squares on the six videos above. It is only 51 numbers, and one colour for a cell is never sharp. How
+# well does it do, on the very videos that it was fitted to?
 
 # %%
 from wan_tutorial.show import fit_projection, plot_pictures
 
 look = fit_projection(latents, list(videos))
-print(f"the linear map explains {look.explained:.0%} of the colours' variance")
+print(f"the linear map explains {look.explained:.0%} of the variance of the cells' mean colours")
 
 # %%
 pictures = [
@@ -195,10 +196,11 @@ print(f"one seed, two prompts: {(gap[names[0], names[2]] + gap[names[1], names[3
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The prompt decides what is there, as far as the model obeys it: the setting and its colours above all, which fill most
-# of the pixels. The noise decides what the prompt leaves open: where things stand, how the flames curl. So the pair
-# with one prompt is the more alike: 0.43 apart, against 0.82 for the pair with one noise. For these two prompts the
-# prompt decides more of the pixels. Choose two prompts in one setting, and it may turn round.
+# The prompt decides what is there, as far as the model obeys it: the setting and its colours above all, which fill most of
+# the pixels. The noise decides what the prompt leaves open: where things stand, how the flames curl, here also which colour
+# the sword's guard and the lantern have. So the pair with one prompt is the more alike: 0.43 apart, against 0.82 for the pair
+# with one noise. For these two prompts the prompt decides more of the pixels. Choose two prompts in one setting, and it may
+# turn round.
 #
 # </details>
 #
@@ -337,8 +339,8 @@ book = explore_walk(
 )
 
 # %% [markdown]
-# **Notice** that every stop is a whole video, not a picture fading into another: what is between the two is again noise of
-# full loudness, and the model makes of it what it makes of any.
+# **Notice** that the stops are mostly whole videos, not one picture fading into another (half-way the sword looks a little
+# like that): what is between the two is again noise of full loudness, and the model makes of it what it makes of any.
 
 # %% [markdown]
 # ## Break it
@@ -361,13 +363,13 @@ for name, video in loudness.items():
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The model believes what it is told: at sigma 1 it expects noise of spread 1, and takes that much away. Of noise twice
-# as loud the rest stays, and reads as detail: that video has the largest sharpness of all, so do not take sharpness for
-# quality. With a fifth, what is random in a video goes first, the flames and most embers; the sword, which the prompt
-# asks for, is there. With none, all places start with the same numbers. The model does know places (lesson 04), but
-# only by comparing what stands there, and where all is equal there is nothing to compare: one small pattern over and
-# over, as on wallpaper. At 0.7 hardly anything is missing, on this model; the arc is still right, as it costs nothing
-# and needs no luck.
+# The model believes what it is told: at sigma 1 it expects noise of spread 1, and takes that much away. Of noise twice as
+# loud the rest stays, and reads as detail: that video has the largest sharpness of all, so do not take sharpness for quality.
+# With a fifth, what differs most from video to video is gone, the flames and most embers, though the prompt asks for them;
+# the sword, which has one shape, stays. (That is read from one picture, not measured.) With none, all places start with the
+# same numbers. The model does know places (lesson 04), but only by comparing what stands there, and where all is equal there
+# is nothing to compare: one small, faint pattern over and over, as on wallpaper. At 0.7 hardly anything is missing, on this
+# model; the arc is still right, as it costs nothing and needs no luck.
 #
 # </details>
 #
@@ -393,9 +395,10 @@ with meter.stage("decode"):
 show_costs(meter.stages, pipe)
 
 # %% [markdown]
-# Predicted, and not checked on a real T4. The noise itself costs nothing anywhere. The same seed gives the same noise in ComfyUI, if the size is the same: the draw is the same, on the processor, in
-# 32 bits. A reference image adds a latent frame in front and so changes the whole draw (lesson 08). Whether the real
-# model divides the work between prompt and noise as the scale model does has not been measured here.
+# Predicted, and not checked on a real T4. The noise itself costs nothing anywhere. The same seed gives the same noise in
+# ComfyUI, if the size is the same: the draw is the same, on the processor, in 32 bits. A reference image adds a latent frame
+# in front and so changes the whole draw (lesson 08). Whether the real model divides the work between prompt and noise as the
+# scale model does has not been measured here.
 #
 # ## Recap
 #

@@ -74,9 +74,10 @@ look = fit_projection([pipe.encode(video) for video in videos], list(videos))
 book = explore_steps(runs, look)
 
 # %% [markdown]
-# Two solvers, one noise, side by side (on ComfyUI's own levels for each; why they differ comes below); each run shows its
-# four latent frames. *Latent* is where the sampler stands. *Clean guess* is where the model thinks the way will end. *Speed*
-# is how much the guess of each frame changed in this step: drag from left to right and watch when it is high.
+# Two solvers, one noise, side by side; each run shows its four latent frames. There are two curves of sigma, as ComfyUI gives
+# uni_pc other levels than euler: it makes one more and leaves out the last before 0. *Latent* is where the sampler stands.
+# *Clean guess* is where the model thinks the way will end. *Speed* is how much the guess of each frame changed in this step:
+# drag from left to right and watch when it is high.
 #
 # Decoded, the guesses of the first run look like this:
 
@@ -274,12 +275,17 @@ ways = {
 paths = {name: [noise, *(step.latent for step in steps)] for name, steps in ways.items()}
 show_figure(plot_trajectory(paths, title="One noise, two prompts"))
 for name, path in paths.items():
-    way, straight = sum((b - a).norm() for a, b in pairwise(path)), (path[-1] - path[0]).norm()
-    print(f"{name}: its way is {way / straight:.3f} times as long as the straight line")
+    moves, whole = [b - a for a, b in pairwise(path)], path[-1] - path[0]
+    longer = sum(move.norm() for move in moves) / whole.norm()
+    angle = torch.rad2deg(torch.acos((moves[0] * whole).sum() / (moves[0].norm() * whole.norm())))
+    print(
+        f"{name}: {longer:.3f} times as long as the straight line; the first step is {angle:.0f} degrees off"
+    )
 
 # %% [markdown]
-# **Notice** that both begin together and part early. How bent is a way? A straight one would have the number 1; what is
-# above it is why one step is not enough.
+# **Notice** that both begin together and part early. How bent is a way? A straight one would have the number 1. 1.05 looks like
+# little, but a way that is 17 degrees off its line from end to end has no more (1 / cos 17° = 1.05). The first velocity is off by
+# more than twice that: this is why one step is not enough.
 #
 # ## Build: shift
 #
@@ -326,7 +332,7 @@ for name, video in shifted.items():
 # %% [markdown]
 # Eight steps are few, and shift says where they go. Here 1 and 3 are close, and 8 is clearly worse: on 12 × 12 cells there
 # is little layout to protect. That is one prompt. In 48 captions an earlier version of this model obeyed 73 % of the camera
-# moves at shift 3 and 50 % at 8 ([card](../assets/mini/README.md)), so this course gives its scale model 3.
+# moves at shift 3 and 50 % at 8 ([training notes](../assets/mini/TRAINING.md)), so this course gives its scale model 3.
 #
 # ComfyUI gives Wan 8. The noise of neighbouring places averages out, so the layout of a large picture shows through more
 # noise than that of a small one, and is decided nearer to 1: [Stable Diffusion 3](https://arxiv.org/abs/2403.03206) shifts by
@@ -378,8 +384,9 @@ show_figure(
 # </details>
 #
 # And the negative prompt? It is one of the two ends that guidance is measured from. Does it do anything? Four seeds
-# at once, with the negative prompt and with an empty one, and a number for the sharpness of the result: the mean
-# difference between neighbouring pixels.
+# at once, with the negative prompt and with an empty one, at the model's usual guidance, and a number for the sharpness of the
+# result: the mean difference between neighbouring pixels. (Lesson 02 warned that sharp is not good. Here it is what to measure:
+# the negative prompt says *blurry*.)
 
 # %%
 seeds = torch.cat([pipe.draw_noise(seed=seed) for seed in range(4)])  # (4, 16, F, H, W)
@@ -399,8 +406,10 @@ pairs = zip(*sharpness.values(), strict=True)
 print("sharper with the negative prompt in", sum(a > b for a, b in pairs), "of 4 seeds")
 
 # %% [markdown]
-# Four seeds show a direction at most, not a law. For more, the shipped evaluation lets the judge count videos with a defect
-# over 24 captions each, at guidance 2, without a negative prompt (the first row) and with one:
+# Four seeds show a direction at most, not a law. For more, there is the judge. In training some videos were spoiled on purpose,
+# each in one of the four ways that the negative prompt names, and the judge has learned to see such a *defect*. In the shipped
+# evaluation it counts them over 24 captions each, without a negative prompt (the first row) and with one, and at guidance 2:
+# a lower guidance keeps a video less firmly to its prompt, so that defects should be more frequent.
 
 # %%
 from wan_tutorial.show import read_evaluation, say_share
@@ -465,8 +474,9 @@ show_figure(plot_lines(errors, x=x, y=y, title="4, 8 and 16 steps: how far from 
 #
 # ## Look: the same settings in two programs
 #
-# "uni_pc, 6 steps, shift 3". ComfyUI's KSampler asks its schedule for 7 levels and drops the last but one; diffusers
-# spaces its own evenly in time, and solves by another variant of uni_pc. Same words, other noise levels:
+# "uni_pc, 6 steps, shift 3". For uni_pc ComfyUI's KSampler asks its schedule for 7 steps, which are 8 levels with the 0, and drops
+# the last level but one; diffusers spaces its own evenly in time, and solves by another variant of uni_pc. Same words, other noise
+# levels:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -498,9 +508,47 @@ for name, video in zip(list(same)[1:], others, strict=True):
     print(f"{name}: {(video - comfyui).square().mean().sqrt():.3f} away from ComfyUI's")
 
 # %% [markdown]
-# **Notice** that the levels alone can spoil a video (how much depends on the seed): ComfyUI's uni_pc looks back on up to three
-# guesses, and six steps on diffusers' levels carry it too far. With diffusers' own uni_pc, which looks back on two, it is whole
-# again. So a solver and its levels belong together. At 20 steps all three are near (try it).
+# **Notice** that the levels alone can spoil a video (how much depends on the seed), and that with diffusers' own solver it is
+# whole again. Both solvers look how their last guesses bend and continue the bend. But ComfyUI's looks back on three guesses and
+# diffusers' on two, and they measure the bend in two different times. **Predict:** which of the two matters? Here are all four
+# pairs on diffusers' levels, all else as in diffusers.
+
+# %%
+import math
+
+from wan_tutorial.sampling.solvers import UniPC, unified_predictor_corrector
+
+
+def guided_velocity(latent, sigma):
+    """What the transformer answers for both prompts, put together by your `guide`."""
+    return guide(ask(latent, sigma, text.positive), ask(latent, sigma, text.negative), pipe.entry.guidance)
+
+
+clocks = {  # name: (the time at a sigma, the share of the clean latent that goes with it)
+    "-log(sigma), ComfyUI's": (lambda sigma: -math.log(sigma), lambda sigma: 1.0),
+    "log(1 / sigma - 1), diffusers'": (lambda sigma: math.log(1 / sigma - 1), lambda sigma: 1 - sigma),
+}
+
+# %%
+levels = grids["diffusers"].tolist()
+for name, (clock, signal) in clocks.items():
+    print(f"time {name}: gaps", *(f"{b - a:.2f}" for a, b in pairwise(map(clock, levels[:-1]))))
+    for guesses in (2, 3):
+        kind = UniPC(order=guesses, half_log_snr=clock, signal=signal, bend=math.expm1)
+        *_, last = unified_predictor_corrector(guided_velocity, noise, levels, kind)
+        far = (pipe.decode(last.latent) - twenty).square().mean().sqrt()
+        print(f"  {guesses} guesses: {far:.3f} away from the video of twenty steps")
+
+# %% [markdown]
+# <details><summary>What did you observe?</summary>
+#
+# Neither alone. The third guess does harm in ComfyUI's time only, and there two guesses are enough to keep the video whole. The
+# gaps show a likely reason. In that time each gap is longer than the one before, so a curve through three guesses is continued
+# as far as it looks back (0.22 ahead, after 0.13 and 0.09), and overshoots. In diffusers' time they are even but for the first.
+#
+# </details>
+#
+# So a solver and its levels belong together. At 20 steps all three strips are near (try it).
 #
 # ## Look: denoise below 1
 #

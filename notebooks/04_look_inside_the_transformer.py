@@ -67,7 +67,8 @@ show_figure(plot_transformer(grid, channels=16, dim=shape.dim, blocks=shape.laye
 
 # %% [markdown]
 # A *block* is three jobs in a row: tokens look at each other, tokens look at the words, and each thinks for itself. What a job
-# finds is added to the token. An attention has several *heads*, which look for different things at once, with 128 numbers each.
+# finds is added to the token. An attention has several *heads*, which look for different things at once, with 128 numbers each:
+# in each head a token asks with a vector of its own, its *query*, and is found by another, its *key*.
 #
 # Three things come in from the side: **place**, **words** and **time**. This lesson takes them one by one. First the
 # tokens: a patch of 2 × 2 latent cells of one latent frame, 16 numbers each.
@@ -79,8 +80,9 @@ latent, sigma = steps[8].latent_before, steps[8].sigma
 show_figure(plot_patches(latent_moments(video), latent.cpu(), token=93))
 
 # %% [markdown]
-# **Notice** that a token is 16 × 16 pixels of four frames (of one, in the first latent frame): all that the transformer can compare is squares of this size.
-# What is finer lives in the numbers within a token.
+# **Notice** that a token is 16 × 16 pixels of four frames (of one, in the first latent frame): all that the transformer can
+# compare is squares of this size. What is finer lives in the numbers within a token. Those on the right are of the latent at
+# step 8, so they are still more noise than video: orange is above 0, blue below.
 #
 # ## Build: cut the patches
 #
@@ -366,7 +368,7 @@ print(
 # %% [markdown]
 # A dark diagonal is a head that stays in its own frame. A dark line beside it looks one frame back or ahead. A head
 # whose squares are all alike looks everywhere. And where in the picture? The ring is the token; the rows show where it
-# looks, in each block through the head that is most set on one place.
+# looks, in each block through the head that is most set on one place. The grey line is the video's: it runs round what is bright.
 
 # %%
 from wan_tutorial.show import plot_light
@@ -441,20 +443,20 @@ from wan_tutorial.show import word_rows
 from wan_tutorial.taps import word_map
 
 rows_of = word_rows(text.positive_text.pieces)
-shown = ("sword", "burning", "smoke", "dark", "background")
+shown = ("sword", "burning", "fire", "smoke", "dark", "background")
 maps = {word: word_map(looks[4], rows_of[word], count) for word in shown}
 show_figure(plot_light(maps, video, title=f"Step 4, sigma {steps[4].sigma:.2f}: places that read a word"))
 
 # %% [markdown]
-# The scale is relative: 2 is a place that gives the word twice its mean share. Is what you see more than chance? Take the
-# brightness of the finished video, square by square, and correlate: +1 is a word read only where it will be bright.
+# The scale is relative, and each row has its own: 2 is a place that gives the word twice its mean share. Is what you see more
+# than chance? Take the brightness of the finished video, square by square, and correlate. +1: the brighter a place will be, the
+# more it reads the word; 0: no relation; -1: the reverse.
 
 # %%
 import numpy as np
 
 bright = latent_moments(video).mean(axis=-1)  # (F, height, width)
 bright = bright.reshape(grid[0], grid[1], -1, grid[2], bright.shape[2] // grid[2]).mean(axis=(2, 4))
-shown = (*shown, "wood", "fire", "embers")
 ties = {}
 for i in (0, 4):
     maps = {word: word_map(looks[i], rows_of[word], count).numpy() for word in shown}
@@ -474,10 +476,10 @@ show_figure(plot_bar_groups(series, y=what, title=title, reach=1.0))
 # <details><summary>What did you observe?</summary>
 #
 # *Sword* is read on the blade and around it, *dark* and *background* above and beside the fire. A bar to the left is a
-# word read where it will be dark. The bars of the first step are as long as those of step 4 (dark -0.78 and -0.77, fire
+# word read more where it will be dark. The bars of the first step are as long as those of step 4 (dark -0.78 and -0.77, fire
 # 0.58 and 0.53): the places were divided before there was anything to see. By comparing themselves with their
-# neighbours the tokens find out where they stand, and a fire stands where fires stood in training. (Bars of words whose
-# map is pale above mean little: the correlation does not see how weak a map is.)
+# neighbours the tokens find out where they stand, and a fire stands where fires stood in training. (The correlation does not see
+# how strong a map is: a narrow range beside it, such as 0.65 to 1.71 for *burning*, means that its bar says little.)
 #
 # </details>
 #
@@ -588,7 +590,10 @@ show_table(["", "blocks", "heads", "tokens", "one head's table", "words of all b
 from wan_tutorial.machine.plan import Run, find_card, plan_run
 from wan_tutorial.machine.weights import find_model
 
-print(plan_run(find_model("wan2.1-vace-14b-q3"), find_card("T4"), Run(wan.VideoSize(480, 480, 33), 1, 1.0)))
+run = Run(wan.VideoSize(480, 480, 33), 1, 1.0)  # one step, one prompt
+plan = plan_run(find_model("wan2.1-vace-14b-q3"), find_card("T4"), run)
+one = next(stage for stage in plan.stages if stage.name == "steps")
+print(f"{run.size}: {60 * one.minutes:.0f} s and {one.vram / 1e9:.1f} GB of GPU memory, predicted")
 
 # %% [markdown]
 # And measured, where `MODEL` is the real one:

@@ -3,7 +3,7 @@
 #
 # | | |
 # |---|---|
-# | **After this lesson you can** | open a GGUF file and say what every byte is for, unpack a Q3_K block yourself, say what fewer bits cost and what they do not, choose between GGUF and fp8, and sum up the memory that a run takes on your own machine |
+# | **After this lesson you can** | open a GGUF file and say what its parts are, say what every byte of a block is for and unpack one yourself, say what fewer bits cost and what they do not, choose between GGUF and fp8, and sum up the memory that a run takes on your own machine |
 # | **Time** | 60 minutes; the cells run in about one |
 # | **Needs** | any computer with 2 GB of free memory; no GPU, no account, 0 MB to download |
 # | **Where it stands** | the weights of the transformer of lesson 04: not what they do, but how they are kept |
@@ -66,7 +66,8 @@ print(letters, f"version {version}: {tensors} tensors, {settings} settings")
 print(wan.inspect_file(path).page(tensors=6))
 
 # %% [markdown]
-# Here are both files as maps, on one scale. White lines stand where another block of the transformer begins.
+# Here are both files as maps, on one scale. A white line stands where a block of the transformer begins. The vectors
+# inside the blocks are thinner than a pixel here, and left out.
 
 # %%
 from wan_tutorial.files import read_header
@@ -77,8 +78,21 @@ show_figure(plot_files(maps, title="The same model, packed and not"))
 
 # %% [markdown]
 # **Notice** what was left alone: vectors, the patch embedding and the modulation stay in 32 bits, the matrices outside the
-# blocks (text, time, head) in 16. They are few and each of them touches everything. How large the packed part
-# is in the real model is computed below.
+# blocks (text, time, head) in 16. They are few, and each of them touches everything. But they are not packed:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from math import prod
+
+entries = maps["Q3_K_S"].entries
+plain = [entry for entry in entries if entry.type in ("F32", "F16")]
+for counted, name in ((lambda one: prod(one.shape), "numbers"), (lambda one: one.bytes, "bytes")):
+    left, whole = sum(map(counted, plain)), sum(map(counted, entries))
+    print(f"left alone: {left:,} of {whole:,} {name}, {left / whole:.0%}")
+
+# %% [markdown]
+# That is why this file takes 4.85 bits a weight (its second line above), where its blocks take 3.44. Below, *bits per weight*
+# of a file always means all of it. In the real model, whose blocks are much larger, the rest is 1.4 % of the numbers.
 #
 # ## Look: one block
 #
@@ -127,7 +141,7 @@ q3_k_numbers = check_q3_k_numbers(q3_k_numbers)
 #
 #
 # def q3_k_numbers(high, low):
-#     first = [half >> shift & 3 for half in (low[:32], low[32:]) for shift in (0, 2, 4, 6)]
+#     first = [part >> shift & 3 for part in (low[:32], low[32:]) for shift in (0, 2, 4, 6)]
 #     third = [high >> bit & 1 for bit in range(8)]
 #     return torch.cat(first).int() + 4 * torch.cat(third).int() - 4
 # ```
@@ -180,11 +194,11 @@ print(len(mine), "weights, the same as gguf's to the last bit:", torch.equal(min
 # ## Build: bits per weight
 #
 # How many bits does a weight take, with its part of what it shares? It has `q_bits` of its own; `group` weights share
-# `group_bits` (a scale, or a scale and a minimum); `block` weights share `halves` numbers of 16 bits.
+# `group_bits` (a scale, or a scale and a minimum); `block` weights share `floats` numbers of 16 bits.
 
 
 # %%
-def bits_per_weight(q_bits, group, group_bits, block, halves):
+def bits_per_weight(q_bits, group, group_bits, block, floats):
     """-> bits for each weight"""
     ...
 
@@ -196,8 +210,8 @@ bits_per_weight = check_bits_per_weight(bits_per_weight)
 # <details><summary>Solution</summary>
 #
 # ```python
-# def bits_per_weight(q_bits, group, group_bits, block, halves):
-#     return q_bits + group_bits / group + 16 * halves / block
+# def bits_per_weight(q_bits, group, group_bits, block, floats):
+#     return q_bits + group_bits / group + 16 * floats / block
 # ```
 #
 # </details>
@@ -514,16 +528,16 @@ for kind in ("F16", *KINDS):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from math import prod
-
 numbers = sum(map(prod, shapes.values()))
 in_blocks = sum(prod(shapes[name]) for name, kind in types.items() if kind not in ("F32", "F16"))
-print(f"{numbers:,} numbers, of which {in_blocks / numbers:.1%} are packed")
+print(
+    f"{numbers:,} numbers, of which {in_blocks / numbers:.1%} are packed, {1 - in_blocks / numbers:.1%} not"
+)
 
 # %% [markdown]
 # There is the title of this lesson: in Q3_K_S, 17 billion numbers take less than 8 GB. **Does that mean that the model runs on
 # a card of 8 GB?** The weights are not all. At the fullest moment of a block there stand eight tensors of float32 and one of
-# half precision, each with a number for every token and channel: five of float32 that are always there (20 bytes), and what
+# 16 bits, each with a number for every token and channel: five of float32 that are always there (20 bytes), and what
 # self-attention adds (14 bytes). `tests/test_plan.py` holds this sum against a model whose every tensor is counted. Sum it
 # up: packed weights plus these tensors, in bytes.
 

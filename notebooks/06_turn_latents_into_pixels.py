@@ -227,7 +227,7 @@ def raised(channel, amount=1.5):
 pictures = [raised(0, 0), *(raised(channel) for channel in range(16))]
 labels = ["as it is", *(f"channel {channel}" for channel in range(16))]
 alt = "One frame as it is, and with each channel raised"
-show_figure(plot_pictures(pictures, labels=labels, columns=9, alt=alt))
+show_figure(plot_pictures(pictures, labels=labels, columns=6, alt=alt))
 
 # %% [markdown]
 # **Notice** that no channel is *red* and none is *edges*: most change colour, light and texture all at once. The VAE
@@ -328,8 +328,8 @@ print("the same as all frames at once:", difference < 1e-3)
 # %% [markdown]
 # ## Look: where the memory goes
 #
-# Inside, the decoder grows its picture in four stages. How wide is it at each? We can ask the *real* decoder without its
-# weights: PyTorch can run it on tensors that have a shape and nothing else.
+# Inside, the decoder grows its picture in four stages. How much does it hold at each? We can ask the *real* decoder without
+# its weights: PyTorch can run it on tensors that have a shape and nothing else.
 
 # %%
 from wan_tutorial.vae import VaeShape, new_autoencoder
@@ -338,7 +338,7 @@ largest = {}
 
 
 def note(_module, _inputs, output):
-    """Remember the largest tensor at each size of the picture."""
+    """Remember the largest output at each size of the picture."""
     name = f"{output.shape[-1]} x {output.shape[-2]}"
     largest[name] = max(largest.get(name, 0), 2 * output.numel() / 1e6)
 
@@ -346,19 +346,18 @@ def note(_module, _inputs, output):
 with torch.device("meta"):
     decoder = new_autoencoder(VaeShape())  # Wan's own size
     for module in decoder.decoder.modules():
-        module.register_forward_hook(note) if isinstance(module, torch.nn.Conv3d) else None
+        module.register_forward_hook(note)
     _ = decoder.decode(torch.empty(1, 16, 2, 60, 104))
 
 # %%
 from wan_tutorial.show import plot_bars
 
-show_figure(
-    plot_bars(largest, y="MB in 16 bits", title="The largest tensor of the real decoder at each size")
-)
+show_figure(plot_bars(largest, y="MB in 16 bits", title="The largest output of a layer of the real decoder"))
 
 # %% [markdown]
 # **Notice** that it grows up to the end, where the picture has its full size, and that this is one latent frame's worth:
-# four frames of 832 × 480 pixels, with 96 features for each pixel. Several such tensors are alive at once.
+# four frames of 832 × 480 pixels, with 192 features for each pixel, which the next layer halves. The layer that makes them
+# computes in 32 bits and then rounds to 16: for a moment there are three times as many bytes.
 #
 # What to do when that does not fit: cut the latent into *tiles*, decode each, put them together. Here with tiles of 64
 # pixels on a picture of 128; the real decoder takes tiles of 256. First edge to edge, then with an overlap of 16 pixels

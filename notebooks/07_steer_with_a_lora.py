@@ -31,10 +31,10 @@ show_place("denoise")
 # %% [markdown]
 # ## Predict
 #
-# The ordinary way to a video is twenty steps, each with two prompts: the transformer looks forty times. A small file, a *LoRA*, is
-# said to do with four. **What must such a file change: one layer much, or all layers a little? And how large must it
-# be, beside the transformer: a half, a tenth, a hundredth?** ComfyUI's *LoraLoader* has two sliders, `strength_model` and
-# `strength_clip`. **What will the second one do?**
+# The ordinary way to a video is twenty steps, each with two prompts: the transformer looks forty times. A small file, a *LoRA*
+# (low-rank adaptation), is said to do with four. **What must such a file change: one layer much, or all layers a little? And
+# how large must it be, beside the transformer: a half, a tenth, a hundredth?** ComfyUI's *LoraLoader* has two sliders,
+# `strength_model` and `strength_clip`. **What will the second one do?**
 
 # %%
 import wan_tutorial as wan
@@ -236,10 +236,10 @@ for rank in (1, 4, 8, 16, len(down)):
     print(f"the {rank:2} largest parts hold {squares[:rank].sum() / squares.sum():6.1%} of the update")
 
 # %% [markdown]
-# **Notice** the cliff: after as many parts as the rank there is nothing. The weight itself has no such cliff and could not
-# be copied so. What LoRA rests on is that the *change* that a new task needs can do with few parts
-# ([the paper](https://arxiv.org/abs/2106.09685) found it for language models). The last lines say how much of it fewer
-# would have carried here.
+# **Notice** where the orange line ends: at part 32, the rank; after it there is nothing, exactly. The weight itself goes on to
+# its last part and could not be copied so. What LoRA rests on is that the *change* that a new task needs can do with few parts
+# ([the paper](https://arxiv.org/abs/2106.09685) found it for language models). The last lines say how much of it fewer would
+# have carried here.
 #
 # ## Build: the product, the scale, the merge
 #
@@ -324,22 +324,22 @@ print("beside the layer or inside it, the same:", torch.allclose(beside, inside,
 
 # %%
 @torch.no_grad()
-def answer():
+def velocity_now():
     """What the transformer answers for the noise, as it is dressed now."""
     return pipe.transformer(noise, torch.tensor([1000.0]), text.positive[None])
 
 
-bare, dressed = answer(), {}
+bare, dressed = velocity_now(), {}
 for name, put_on in {"beside": speed.apply_to, "merged": speed.merge_into}.items():
     it = put_on(pipe.transformer, 0.7)
-    dressed[name] = answer()
+    dressed[name] = velocity_now()
     it.remove()
 
 # %%
 # NBVAL_CHECK_OUTPUT
 apart = (dressed["beside"] - dressed["merged"]).norm() / (dressed["merged"] - bare).norm()
 print("beside and merged are the same:", apart.item() < 1e-3)
-print("taken off, the model is what it was:", torch.equal(answer(), bare))
+print("taken off, the model is what it was:", torch.equal(velocity_now(), bare))
 
 # %% [markdown]
 # ## Explain
@@ -364,7 +364,8 @@ print(f"the changed layers take {packed / 1e6:.1f} MB packed, {unpacked / 1e6:.1
 print(f"beside them the LoRA takes {SPEED.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
-# Could one not merge and pack again? The update is added, then all is rounded to three bits. How much of the update is left?
+# Could one not merge and pack again? The update is added, then all is rounded to three bits. **How far from the merged weight
+# is the layer then?**
 
 # %%
 from wan_tutorial.quantization import QuantizedTensor
@@ -372,9 +373,11 @@ from wan_tutorial.quantization import QuantizedTensor
 update = up @ down
 after = QuantizedTensor.from_weights(merge(weight, down, up, 1.0), "Q3_K").dequantize()
 lost = (after - weight - update).norm() / update.norm()
-print(f"packed again, the layer has changed, and what is wrong with it is {lost:.0%} as large as the update")
+print(f"packed again, the layer is off by an error {lost:.0%} as large as the update itself")
 
 # %% [markdown]
+# What the LoRA says is then hardly louder than the noise of rounding. Hence beside the layer, or merged in 16 bits.
+#
 # ## Look: strength
 #
 # Strength 0 is off, and 1 is as trained. Four steps without guidance; drag. **Predict:** what lies beyond 1?
@@ -410,7 +413,7 @@ book = explore_walk(
 # ## Look: strength by steps
 #
 # The LoRA learned to reach in four steps, alone, what the guided model reaches in all its steps from the same noise. So a
-# distance can be measured: how far is each result from that goal? For two seeds:
+# distance can be measured: how far is each result from that goal? For two seeds, of which you see the first:
 
 # %%
 from itertools import product
@@ -433,7 +436,8 @@ show_figure(
         [[pipe.decode(cells[one, steps][0][:1])[6] for steps in STEPS] for one in STRENGTHS],
         rows=[f"strength {one:g}" for one in STRENGTHS],
         columns=[f"{steps} steps" for steps in STEPS],
-        notes=[[f"{cells[one, n][1]:.1f} s, {away[one, n]:.2f} away" for n in STEPS] for one in STRENGTHS],
+        notes=[[f"{cells[one, n][1]:.2f} s, {away[one, n]:.2f} away" for n in STEPS] for one in STRENGTHS],
+        beside=(pipe.decode(goal.latent[:1])[6], "the goal", f"{pipe.entry.steps} steps, guided"),
     )
 )
 
@@ -484,8 +488,8 @@ else:
 # ## Look: two at once
 #
 # The second file taught the model a look: a violet night in which contours glow. An axe on a beach has broad ones. (Put `text`
-# in the place of `beach` to see the brief's sword: the look hides its hilt.) The first row below is a render of such a scene,
-# under the filter that made the look's examples.
+# in the place of `beach` to see the sword in its bonfire: the look hides its hilt.) The first row below is a render of such a
+# scene, under the filter that made the look's examples.
 
 # %%
 from wan_tutorial.mini.styles import neon
@@ -520,8 +524,9 @@ show_figure(
 #
 # </details>
 #
-# How often is it seen? In the shipped evaluation probes that learned from renders under the filter look for it, and for what
-# was asked for. The *control* is a LoRA trained in the same way on ordinary renders.
+# How often is it seen? A *probe* is a small network or linear map, trained on renders to read one thing from a picture. In the
+# shipped evaluation one probe looks for the look, and others, which learned from renders under the filter, for what was asked
+# for. The *control* is a LoRA trained in the same way on ordinary renders.
 
 # %%
 readings = read_evaluation(pipe).get("lora", {}).get("look", {})
@@ -530,11 +535,17 @@ for group, key, said in (
     ("control", "look_seen", "look seen, with the control"),
     ("renders_in_the_look", "obeyed", "asked for and seen, in renders under the filter"),
     ("look", "obeyed", "asked for and seen, with the look"),
+    ("ordinary_renders", "obeyed", "asked for and seen, in ordinary renders"),
+    ("base", "obeyed", "asked for and seen, without a LoRA"),
 ):
     print(f"{said:48}", say_share(readings[group][key]) if readings else "not measured on these files")
 
 # %% [markdown]
-# The look comes every time, and it costs something: less of what was asked for is seen. Does the order of two LoRAs matter?
+# The look comes every time. Whether it costs words, these numbers do not say: the probes miss some even in renders, where
+# every word is there, and more of them without the filter, which they have not met. From renders to painted videos they lose
+# no more under the look than without it.
+#
+# Does the order of two LoRAs matter?
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -561,6 +572,10 @@ print(f"ranks of {LAYER}: {len(down)} and {look.ranks[0]}, together {torch.linal
 print(f"cosines of {len(cosines)} layers: from {min(cosines.values()):.3f} to {max(cosines.values()):.3f}")
 
 # %% [markdown]
+# By this measure hardly: the largest is 0.08, where 1 is the same direction, and unrelated arrows of that many numbers lie
+# within about 0.01 of 0. What later layers make of both together, it does not say: for that, look at the last row of the
+# strips above.
+#
 # ## Look: train your own
 #
 # What makes a LoRA? A few examples, the loss that trained the model (lesson 11), and patience for some minutes. The model
@@ -655,7 +670,7 @@ show_figure(plot_bars(losses, y="loss on unseen scenes", title="What your LoRA h
 # <details><summary>Did it learn the look, or only its examples?</summary>
 #
 # The look: on neon scenes that it never saw, the loss falls from about 0.85 to about 0.55. It costs something: on
-# ordinary renders it rises, from 0.34 to about 0.55, as the LoRA pulls every video towards neon. And look at what it
+# ordinary renders it rises, from 0.34 to about 0.5, as the LoRA pulls every video towards neon. And look at what it
 # paints: the night is violet and edges glow, but fires stand doubled. The look comes first, and the layout suffers, in
 # the shipped file as well; at half the strength it suffers less. With 24 examples in place of 64 the first loss stayed
 # at 0.66, as more was learned by heart.
@@ -715,11 +730,11 @@ show_figure(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Guidance on top of guidance: the numbers leave the range that the decoder knows, and contrast and colour with them;
-# the bars say how far. Three times the update is no update that any training has seen. Strength 3 ruins the picture
-# with numbers hardly larger: size alone does not tell. A negative look leads away from it, not to its opposite: nobody
-# ever showed the model what *un-neon* is. Here it leads into the dark: the sword is gone, and hardly an ember of the
-# fire is left.
+# Guidance on top of guidance: the numbers leave the range that the decoder knows, and contrast and colour with them; the bars
+# say how far. Three times the update is no update that any training has seen. Strength 3 ruins the picture with numbers hardly
+# larger: size alone does not tell. A negative look leads away from it, not to its opposite: nobody ever showed the model what
+# *un-neon* is. Here it leads into the dark: the sword is gone, and a low fire burns in a black night. The numbers are large
+# all the same: a dark picture is not a small latent.
 #
 # </details>
 #

@@ -156,10 +156,10 @@ for name, video in videos.items():
     print(f"{name:26} distance {distance(video):.3f}, {1 - distance(video) / far:+.0%} of the way")
 
 # %% [markdown]
-# One seed is luck, and pixels are a poor judge of a hilt. In the shipped evaluation a *probe*, a small network that
-# reads traits from pictures and has never met this model, is shown each generated video and ten scenes that share every
-# word; it must find the one the reference came from. The reference shows another moment, from another camera, and
-# differs from the prompt in one thing that has a name, such as the colour of the flames. Guessing finds one in ten.
+# One seed is luck, and pixels are a poor judge of a hilt. In the shipped evaluation a *probe* (lesson 07), a small network
+# that reads traits from pictures and has never met this model, is shown each generated video and ten scenes that share every
+# word; it must find the one the reference came from. The reference shows another moment, from another camera, and differs from
+# the prompt in one thing that has a name, such as the colour of the flames. Guessing finds one in ten.
 
 # %%
 from wan_tutorial.show import read_evaluation, say_share
@@ -167,6 +167,7 @@ from wan_tutorial.show import read_evaluation, say_share
 found = read_evaluation(pipe).get("reference", {}).get("identity", {})
 rows = {kind: kind for kind in ("reference", "scrambled", "absent")}
 rows |= {"reference, guidance 2": "guidance_2", "reference, no guidance": "guidance_1"}
+rows |= {"4 steps with the LoRA": "with_lora"}
 for name, kind in rows.items():
     row = found.get(kind)
     if row is None:
@@ -177,12 +178,13 @@ for name, kind in rows.items():
 # %% [markdown]
 # <details><summary>What did you observe?</summary>
 #
-# The right picture brings the video half of the way, its shuffled squares little: position and shape count, not the
-# palette alone. The probe's counts say the same of many scenes: *scrambled* is found about as often as guessing finds one. That
-# did not come by itself. These blocks carried the colours of shuffled squares too, until they were taught to answer such a
-# picture with nothing (`wan_tutorial/mini/refine_vace.py`). The words tell the price: *absent* obeys more of them than any
-# picture lets it. And the last two rows tell what guidance is for: with less of it fewer words are obeyed, and here fewer
-# references are found, too.
+# The right picture brings the video half of the way, its shuffled squares little. The probe's counts say the same of many
+# scenes: *scrambled* is found about as often as guessing finds one. What share the palette alone would have, this does not
+# tell: these blocks carried the colours of shuffled squares too, until they were taught to answer such a picture with nothing
+# (`SILENT` in `wan_tutorial/mini/refine_vace.py`). They know shuffling when they see it.
+#
+# The words tell the price of a picture: *absent* obeys more of them. The two rows with less guidance tell what it is for: fewer
+# words are obeyed, and here fewer references are found, too. The last row is for later, when the LoRA comes.
 #
 # </details>
 #
@@ -201,16 +203,17 @@ show_table(["the prompt changes", "and the reference is still found in"], rows)
 # None costs much, with some thirty videos each. Even in another *setting*, where sky and ground have to go, most of the
 # picture, the tint, the moon and the places of things come along. It was not always so: earlier blocks of this model lost
 # the reference in three of five such videos. They had learned without negative prompts, and so answered one with less of
-# the picture; and guidance multiplies what the two answers differ by (more of it in the model's card,
-# `assets/mini/README.md`).
+# the picture; and guidance multiplies what the two answers differ by (more of it in the model's
+# [training notes](../assets/mini/TRAINING.md)).
 #
 # </details>
 #
 # ## Look: what the blocks are fed
 #
-# *VACE* is what Wan's authors call it: a few blocks beside the main ones (here two beside six, in the real model eight beside
-# forty), each of which looks at what is given and adds its *hint* to what the main block makes of the noise. What they look
-# at has the latent's places and 96 channels. Here is all of it, for a reference and nothing else:
+# *VACE*, Video All-in-one Creation and Editing, is what Wan's authors call it: a few blocks beside the main ones (here two
+# beside six, in the real model eight beside forty), each of which looks at what is given and adds its *hint* to what the main
+# block makes of the noise. What they look at has the latent's places and 96 channels. Here is all of it, for a reference and
+# nothing else:
 
 # %%
 from wan_tutorial.show import plot_context
@@ -511,10 +514,24 @@ for fit, video in fits.items():
     )
 
 # %% [markdown]
-# This one paints no white: in training a few of its references lay on white (`reference_pictures` in
+# And what of the picture arrives? Its distance to the video, without the bars; and, as a yardstick, to a video made with
+# picture B in its place.
+
+# %%
+strange = render([brief_scene(5)], height=216, width=384, frames=1)[0, 0]
+for fit, video in fits.items():
+    picture = fitted[fit].references[0]
+    lines = picture.mean(dim=(1, 2)) < 0.9  # those that are not white
+    other = video_of(steps_with(pipe.encode_context(read_given(size, reference=strange, fit=fit))))
+    near, away = (distance(one[:, lines], picture[lines]) for one in (video, other))
+    print(f"{fit:4} distance to the picture: {near:.3f} with it, {away:.3f} with picture B")
+
+# %% [markdown]
+# This model paints no white: in training a few of its references lay on white (`reference_pictures` in
 # `wan_tutorial/mini/train_vace.py`), so it has learned that white there means *nothing*. But a few are few: of the small sword
-# between the bars less arrives than of the large one. For the real model the advice in
-# ComfyUI's own template is a picture with one plain background, or a background alone.
+# between the bars next to nothing arrives. Its guard is sea green, the painted one red, and with picture B in its place the
+# video is nearly as close. For the real model the advice in ComfyUI's own template is a picture with one plain background, or
+# a background alone.
 #
 # ## Look: a photograph
 #
@@ -576,8 +593,11 @@ for name, run in zip(rows, (second, slow), strict=True):
 # (`wan.show_video(second.video, fps=second.fps, times=4)` plays it.)
 #
 # The LoRA was made for the main blocks: the VACE blocks go on as they were, and speak to blocks that now stride through four
-# steps instead of many. On this model that does no harm to be seen here (compare the two distances). Whether the real pair
-# needs a lower strength has not been measured; ComfyUI's template says 0.3 to 0.7 for the LoRA.
+# steps instead of many. On this model that costs something, by both measures: the distance is larger, and the probe finds
+# about four in five references where the guided run has about nine in ten (the table further up). And this LoRA has met
+# references: every third example of its training had one (`SHOWN` in `wan_tutorial/mini/distill.py`). The real one was made
+# for text to video. Whether that pair needs a lower strength has not been measured; ComfyUI's template says 0.3 to 0.7 for the
+# LoRA.
 #
 # ## Break it
 #
@@ -606,10 +626,10 @@ print("not trimmed, change from frame to frame:", " ".join(f"{change:.2f}" for c
 #
 # ## On the real model
 #
-# Every cell above runs with the real weights; put the path of the real LoRA file into `causvid`, and bring time: the
-# cells paint at the model's own size, 832x480x81, whose cost is in the second table below (for 20 steps; most cells
-# take 12). The first table is for a smaller video and compares. A reference costs one latent frame more to paint, and a
-# VACE block after every fifth main block at each look.
+# Every cell above is written to run with the real weights; none has been run there. Put the path of the real LoRA file into
+# `causvid`, and bring time: the cells paint at the model's own size, 832x480x81. What all of them take together is printed
+# below; the table before it is for a smaller video and compares. A reference costs one latent frame more to paint, and a VACE
+# block after every fifth main block at each look.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -627,6 +647,16 @@ for name, *settings in (("20 steps, guided", 20, 6.0, False), ("4 steps with LoR
 show_table([f"{run.size} on a T4, predicted", "tokens", "time", "GPU memory"], rows)
 
 # %%
+# NBVAL_CHECK_OUTPUT
+lesson = {  # the videos above: how many, and what each takes
+    "12 steps, guided": (14, Run(real.size, 12, 6.0, reference=True)),
+    "20 steps, guided": (1, Run(real.size, 20, 6.0, reference=True)),
+    "4 steps with LoRA": (1, Run(real.size, 4, 1.0, True, True)),
+}
+hours = sum(count * plan_run(real, card, run).minutes for count, run in lesson.values()) / 60
+print(f"all videos of this lesson at {real.size} on a T4: about {hours:.0f} hours, predicted")
+
+# %%
 from wan_tutorial.show import show_costs
 
 show_costs(slow.stages, pipe)
@@ -641,8 +671,8 @@ show_costs(slow.stages, pipe)
 #   video's, is painted along and cut off at the end.
 # - The VACE blocks look at 96 channels: 16 of what stays, 16 of what is painted over, 64 of mask. With nothing given they are grey,
 #   grey, and *paint everything*. First frame, region and control video are the same three parts, filled otherwise.
-# - Their hints are added to the main blocks' work, times a strength. A scrambled reference tells you how much of an effect is
-#   colour alone: here next to none is left, as these blocks were taught.
+# - Their hints are added to the main blocks' work, times a strength. Compare with strength 0, not with leaving the picture out.
+#   A scrambled reference tells how much is colour alone, unless, as here, the blocks were taught to ignore shuffled pictures.
 #
 # **1. With which inputs, and what mask, would you ask for a video that *ends* with a given picture?**
 #

@@ -5,7 +5,7 @@
 # |---|---|
 # | **After this lesson you can** | say before a download what a run will take of memory and time, fetch the real files or use the ones you have, run the workflow's two videos on a GPU, go on after a lost session, and know what to turn down when it does not fit |
 # | **Time** | 45 minutes; the cells run in about one without a GPU, in about 35 minutes on a Colab T4 (predicted), the download not counted |
-# | **Needs** | without a GPU: 2 GB of free memory, 0 MB to download. The real model: an NVIDIA GPU of 12 GB or more, or a free Colab T4, and 15 GB to download |
+# | **Needs** | without a GPU: 2 GB of free memory, 0 MB to download. The real model: 15 GB to download, and a free Colab T4 or an NVIDIA GPU of 12 GB, or of 8 GB beside 16 GB of RAM, in which the blocks wait (predicted) |
 # | **Where it stands** | the whole pipeline, now with the 17-billion-parameter model of the original workflow |
 
 # %% [markdown] tags=["colab"]
@@ -312,11 +312,12 @@ for use in result.stages:
 # another seed is another video (lesson 10).
 #
 # Where the stand-in ran, one question is left: did the real way of running change anything? The scale model keeps all its
-# parts in memory and reads both prompts at once; here each part came and went, through 48 blocks of which most do nothing.
+# parts in memory and looks at both prompts at once; here each part came and went, and the prompts took turns, through 48
+# blocks of which most do nothing. So the two are compared with guidance, which needs both prompts:
 
 # %%
 if not REAL:
-    mini, settings = wan.load("mini"), vars(result.settings)
+    mini, settings = wan.load("mini"), vars(result.settings) | {"guidance": entry.guidance}
     bare = pipe.generate(PROMPT, negative=NEGATIVE, seed=SEED, size=FIRST.size, progress=False, **settings)
     small = mini.generate(PROMPT, negative=NEGATIVE, seed=SEED, progress=False, **settings)
     print("without the LoRA, largest difference:", f"{(bare.latent - small.latent).abs().max():.1e}")
@@ -399,7 +400,7 @@ print(wan.write_video(guided.video, SAVE / "lesson_09_bonfire.mp4", fps=guided.f
 # ## Look: the second video
 #
 # The same prompts, the LoRA, and a reference image. Its things should come over: how the fire stands, what the sword looks
-# like (lesson 08). There is one stage more: the VAE encodes the picture, before the transformer comes.
+# like (lesson 08). There is one stage more, *context*: the VAE encodes the picture, before the transformer comes.
 
 # %%
 from PIL import Image
@@ -444,7 +445,7 @@ show_figure(plot_strips(shown, fps=guided.fps, alt="Two videos of the workflow's
 # ## Look: predicted against measured
 #
 # The plan for the machine that ran, and what the cells measured on it. Where the real model ran, it is that one's; otherwise
-# the scale model's own plan and a run of it, as the plan knows nothing of stand-ins.
+# the scale model's own plan and a run of it in 100 steps, as the plan knows nothing of stand-ins.
 
 # %%
 from wan_tutorial.machine.hardware import plan_here
@@ -453,14 +454,14 @@ from wan_tutorial.show import show_forecast
 if REAL:
     forecast, measured = plan_here(entry, GUIDED), guided
 else:
-    small_run = Run(mini.entry.size, mini.entry.steps, mini.entry.guidance)
-    forecast = plan_here(mini.entry, small_run)
-    measured = mini.generate(PROMPT, negative=NEGATIVE, progress=False)
+    long_run = Run(mini.entry.size, 100, mini.entry.guidance)  # long enough to be timed
+    forecast = plan_here(mini.entry, long_run)
+    measured = mini.generate(PROMPT, negative=NEGATIVE, steps=long_run.steps, progress=False)
 show_forecast(forecast, measured.stages)
 
 # %% [markdown]
-# The plan thinks of a machine that does nothing else. Of stages shorter than a second it says nothing useful, as it knows of
-# no start-up. Memory is that of the whole notebook, pictures and the stand-in included; the plan counts one process that does
+# The plan thinks of a machine that does nothing else. A dash stands where it predicts less than half a second: it knows of no
+# start-up. Memory is that of the whole notebook, pictures and the stand-in included; the plan counts one process that does
 # nothing but paint. If the steps are off by two, it is a good plan; if by ten, other programs are at work on your machine, or the
 # speed that the plan took for it is wrong. Which of your numbers is furthest off, and which of these is it?
 #
@@ -471,14 +472,20 @@ show_forecast(forecast, measured.stages)
 # %%
 needs = {stage.name: stage.vram / 1e9 for stage in plans["the second video"].stages}
 print(", ".join(f"{name} {size:.1f} GB" for name, size in needs.items()))
-print(f"one after the other {max(needs.values()):.1f} GB, all together {sum(needs.values()):.1f} GB")
+others = sum(find_model(MODEL).files[role].bytes for role in ("text_encoder", "vae")) / 1e9
+together = needs["steps"] + others
+room = 0.95 * card.vram / 1e9
+print(
+    f"the steps, with text encoder and VAE still there: {together:.1f} GB; {card.name} has room for {room:.1f}"
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # The stages need each other's results, not each other's weights: embeddings are a table of 512 rows, a latent is a few
-# MB. So the fullest stage decides, not the sum. The price is that a second video has to read the text encoder again.
-# Programs that keep everything "loaded" on a small card do not fit, or move weights back and forth at every step.
+# MB. So the fullest stage decides, not that stage plus everybody else's weights: with these the T4 would run out of
+# memory in its steps. The price is that a second video has to read the text encoder again. Programs that keep
+# everything "loaded" on a small card do not fit, or move weights back and forth at every step.
 #
 # </details>
 #

@@ -66,13 +66,15 @@ lab = wan.explore(model=MODEL, steps=6, folder="outputs/experiments", **START)
 # | Colab | ipywidgets 7.7 | not tried there; the panel's own tests pass under ipywidgets 7.7.1 |
 # | VS Code | | not tried; it uses nothing but plain widgets |
 #
-# What a button does, code can do. The next cell sets the guidance, presses Run and waits, twice:
+# What a button does, code can do. The next cell sets the guidance, presses Run and waits, twice, and shows the same panel
+# again:
 
 # %%
 lab.parts["guidance"].value = 4.0
 first = lab.run()
 lab.parts["guidance"].value = 1.0
 second = lab.run()
+lab.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -51,9 +51,10 @@ workflow = read_workflow(GRAPH)
 show_workflow(workflow, title="Text to video")
 
 # %% [markdown]
-# Each box is a *node*, each wire a *link*, and the colour of a wire says what goes over it: violet a model, yellow a
-# text encoder (which ComfyUI calls CLIP), red a VAE, orange embeddings, pink latents, blue pictures, green a video, grey a
-# number. The file was made for the real model, and ComfyUI opens it as it is.
+# Each box is a *node*, each wire a *link*, and the colour of a wire and of its sockets says what goes over it: violet a
+# model, yellow a text encoder (which ComfyUI calls CLIP), red a VAE, orange embeddings, pink latents, blue pictures, green
+# masks, turquoise a video, grey a number. An empty socket has no wire. The file was made for the real model, and ComfyUI
+# opens it as it is.
 #
 # A file from somebody else deserves a look before it runs: does every node find its inputs, is anything unknown?
 
@@ -113,7 +114,7 @@ show_figure(plot_pictures(shown, labels=names, columns=4, alt="What two nodes ma
 
 # %% [markdown]
 # The size became the scale model's; cfg 6 and shift 8 did not, and it paints best at 4 and 3 (its
-# [card](../assets/mini/README.md)). Hence the hard flames.
+# [training notes](../assets/mini/TRAINING.md)). Hence the hard flames.
 #
 # Is it the same as `generate`? Take the settings out of the graph and ask.
 

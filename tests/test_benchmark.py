@@ -1,11 +1,13 @@
 """The benchmark compares ways to do one thing: they must give the same numbers."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from small import packed, small_transformer_state, write_small_model
 
+from wan_tutorial.machine import benchmark
 from wan_tutorial.machine.benchmark import (
     PAGE,
     Ours,
@@ -82,6 +84,11 @@ def test_a_section_of_the_page_takes_the_place_of_its_own():
     assert (
         again == PAGE + "\n## a\n\nthree\n\n## b\n\ntwo\n" and with_section(again, "## b\n\ntwo\n") == again
     )
+
+
+def test_the_shipped_page_begins_as_one_written_now():
+    page = Path(benchmark.__file__).with_name("BENCHMARK.md").read_text()
+    assert page.startswith(PAGE)
 
 
 def test_without_the_text_no_text_encoder_is_read(tmp_path):

@@ -1,5 +1,7 @@
 """Lesson 05's pictures and sums: every bit of a block accounted for, solutions against gguf, parts that add up."""
 
+from itertools import pairwise
+
 import gguf
 import numpy as np
 import pytest
@@ -138,8 +140,33 @@ def test_pictures_have_words_and_fit_the_page(tmp_path, raw):
     assert "It does not fit" in figures[5].get_label() and ", 4 steps: " in figures[5].get_label()
 
 
+def test_a_map_has_lines_for_blocks_alone_and_no_piece_thinner_than_a_pixel(tmp_path):
+    path = tmp_path / "small.gguf"
+    wide, vector = torch.randn(64, 256), torch.ones(8)
+    tensors = {"head.bias": torch.ones(4096), "text.0.weight": QuantizedTensor.from_weights(wide, "Q8_0")}
+    for block in ("blocks.0", "blocks.1", "vace_blocks.0"):
+        tensors |= {
+            f"{block}.q.weight": QuantizedTensor.from_weights(wide, "Q3_K"),
+            f"{block}.q.bias": vector,
+        }
+    write_gguf(path, tensors)
+    header = read_header(path)
+    first = {entry.name: entry.offset for entry in header.entries}
+    starts = sorted(first[f"{block}.q.weight"] for block in ("blocks.0", "blocks.1", "vace_blocks.0"))
+    assert bits._block_starts(header) == starts
+    pieces = bits._pieces(header, 100)
+    assert [kind for kind, _, _ in pieces] == ["F32", "Q8_0", "Q3_K"]
+    assert all(before[2] <= after[1] for before, after in pairwise(pieces))
+    assert [kind for kind, _, _ in bits._pieces(header, 1)].count("F32") == 4
+
+
 def test_a_number_beside_a_bar_stands_clear_of_the_limit():
-    assert [memory._clear_of(15.0, end, 3.0) for end in (11.0, 14.0, 15.0, 15.1)] == [11.0, 15.0, 15.0, 15.1]
+    ends = (2.0, 11.0, 14.0, 15.0, 15.1)
+    assert [memory._clear_of(15.0, end, 3.0) for end in ends] == [2.0, 11.0, 15.0, 15.0, 15.1]
+    assert [memory._words_place(15.0, end, 3.0) for end in ends] == [
+        (2.0, False), (11.0, False), (14.0, True), (15.0, False), (15.1, False)
+    ]  # fmt: skip
+    assert memory._words_place(4.0, 2.0, 3.0) == (4.0, False), "too short a bar for words inside it"
 
 
 def test_the_quantisation_explorer_packs_what_is_picked(monkeypatch):

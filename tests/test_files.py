@@ -1,6 +1,7 @@
 """Model files: read without a copy, written whole or not at all, and bad ones named for what they are."""
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -533,6 +534,18 @@ def test_text_encoder_file(text_encoder):
     )
     with pytest.raises(WanError, match="SentencePiece model is empty"):
         write_text_encoder(state, b"", path)
+
+
+def test_only_learned_numbers_are_counted(text_encoder):
+    """The tokenizer's bytes and the scales of the fp8 matrices are no parameters, and not in the bits of one."""
+    path, state = text_encoder
+    summary = inspect_file(path)
+    learned = {name: tensor for name, tensor in state.items() if name != "encoder.embed_tokens.weight"}
+    assert summary.parameters == sum(tensor.numel() for tensor in learned.values())
+    bits = sum(tensor.numel() * (8 if re.search(r"\.(q|k|v|o|wi_0|wi_1|wo)\.weight$", name) else 16)
+               for name, tensor in learned.items())  # fmt: skip
+    assert summary.bits_per_weight == bits / summary.parameters
+    assert [line.split()[-1] for line in str(summary).splitlines() if line.startswith("U8 ")] == ["-"]
 
 
 def test_numpy_scalars_of_a_file_are_plain(packed):

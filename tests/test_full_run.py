@@ -135,11 +135,17 @@ def test_a_forecast_sets_measured_beside_predicted(monkeypatch, capsys):
     uses = [
         StageUse("context", 1.0, 10**9, 2 * 10**9),
         StageUse("steps", 120 * steps.minutes, 10**9, 3 * 10**9),
+        StageUse("decode", 1.0, 10**9, 2 * 10**9),
     ]
+    shorten = {"decode": 0.1 / 60}
+    plan = replace(
+        plan, stages=tuple(replace(s, minutes=shorten.get(s.name, s.minutes)) for s in plan.stages)
+    )
     timeline.show_forecast(plan, uses)
-    context, row = tables[0]
+    context, row, short = tables[0]
     assert context[1] == "nothing" and "2.0 GB" in context[2]
     assert row[3] == "2.0 times as long" and "3.0 GB" in row[2]
+    assert short[1].startswith("0.1 s") and short[3] == "-", "too short to be compared"
     assert "TFLOP/s for T4" in capsys.readouterr().out
 
 

@@ -443,6 +443,16 @@ def test_the_panel_leaves_a_picture_for_those_without_a_kernel(lab, monkeypatch)
     lab.run()
     lab.show()
     assert all("image/jpeg" in data and "a sword" in data["text/plain"] for data in caught)
+    assert ["screen is empty" in data["text/plain"] for data in caught] == [True, False]
     empty = runs.draw_panel(None, SETTINGS)
     full = runs.draw_panel(lab.record, replace(SETTINGS, prompt="x" * 400))
     assert full.shape == empty.shape and (full != empty).mean() > 0.1, "a run's moments are on the screen"
+
+
+def test_the_picture_has_the_plan_under_run(lab, monkeypatch):
+    told = []
+    draw = runs.draw_panel
+    monkeypatch.setattr(runs, "draw_panel", lambda *given: told.append(given[2]) or draw(*given))
+    lab.show()
+    assert told[0].startswith("Predicted here: about 1 second") and "<" not in told[0]
+    assert (draw(None, SETTINGS, told[0]) != draw(None, SETTINGS)).any()

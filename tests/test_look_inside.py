@@ -158,6 +158,16 @@ def test_light_falls_on_the_token_that_is_looked_at():
         attention.light_map(shares, moments[:2])
 
 
+def test_the_video_lights_no_square_of_a_map():
+    """Bright and dark places of the video have the same colour where the map is the same; a line parts them."""
+    moments = np.zeros((3, 32, 64, 3), np.uint8)
+    moments[:, :, 32:] = 230
+    lit, _, _ = attention.light_map(torch.ones(3, 2, 4), moments)
+    assert (lit[:, :, :28] == lit[0, 0, 0]).all() and (lit[:, :, 36:] == lit[0, 0, 0]).all()
+    lined = (lit[0] != lit[0, 0, 0]).any(axis=-1)
+    assert lined.any(axis=1).all() and lined.sum() == 32
+
+
 def test_words_are_found_in_pieces():
     pieces = ("\u2581a", "\u2581sword", "fish", ",", "\u2581in", "\u2581a", "\u2581fire", "</s>")
     assert attention.word_rows(pieces) == {

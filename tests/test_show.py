@@ -19,7 +19,7 @@ from PIL import Image
 
 from wan_tutorial import show
 from wan_tutorial.errors import WanError
-from wan_tutorial.machine.hardware import StageUse
+from wan_tutorial.machine.hardware import Machine, StageUse, Verdict, judge_models
 from wan_tutorial.sampling.denoise import SamplingSettings
 from wan_tutorial.show import curves, diagram, latents, lesson, strips, style, text_maps, widgets
 
@@ -147,6 +147,18 @@ def test_line_drawings_with_few_colours_are_small():
     assert len(style.to_png(figure, colours=96)) < 60_000
 
 
+def test_fewer_colours_hardly_change_a_colour_map():
+    """A rare colour, such as the ends of a scale, is not merged with the grey of the letters beside it."""
+    numbers = np.array([[0.97, -0.05, 0.1], [0.02, 0.9, -0.2], [0.0, -0.9, 1.0]])
+    figure = text_maps.plot_cosines(numbers, ["a", "b", "c"], ["a", "b", "c"], title="Rows and columns")
+    whole, fewer = (
+        np.asarray(Image.open(io.BytesIO(style.to_png(figure, colours=colours))).convert("RGB"), dtype=int)
+        for colours in (None, 96)
+    )
+    assert np.abs(whole - fewer).max() < 24
+    assert (fewer[(whole == 255).all(axis=-1)] == 255).all()
+
+
 def test_the_machine_is_described_without_a_path(capsys):
     show.show_machine()
     told = capsys.readouterr().out
@@ -157,6 +169,25 @@ def test_the_machine_is_described_without_a_path(capsys):
         *re.findall(r"^(?:Scale|Real).*", told, re.M),
     ]
     assert max(map(len, lines)) <= 88  # a notebook breaks longer ones inside words
+
+
+def test_a_model_that_is_only_slow_is_called_slow(monkeypatch, capsys):
+    def say(why: str) -> str:
+        verdicts = [Verdict("mini", True, "on cpu"), Verdict(lesson.REAL, False, why)]
+        monkeypatch.setattr(lesson, "judge_models", lambda machine: verdicts)
+        show.show_machine()
+        return " ".join(capsys.readouterr().out.split("Real model: ")[1].split())
+
+    assert say("it takes about 21 hours on this CPU (predicted)") == (
+        "too slow here: about 21 hours a video on this CPU (predicted)."
+    )
+    assert say("it needs 20 GB of memory") == "does not run here, it needs 20 GB of memory."
+
+
+def test_the_plan_says_how_slow_a_model_is_in_the_words_that_are_shown():
+    laptop = Machine("Linux", "3.11", "2.13", 2, 25 * 10**9, 20 * 10**9, 10**12)
+    real = {one.model: one for one in judge_models(laptop)}[lesson.REAL]
+    assert lesson._say_verdict(real).startswith("too slow here: about ")
 
 
 def test_parameters_count_once_and_without_memory():
@@ -506,12 +537,19 @@ def test_shipped_figures_belong_to_the_files_they_were_measured_on(monkeypatch, 
     row = {"value": 0.25, "n": 40, "low": 0.141, "high": 0.403}
     report = {
         "files": {"vae": {"sha256": hashlib.sha256(b"weights").hexdigest()}},
-        "figures": {"captions_train": {"subject": row}},
+        "figures": {
+            "judge_on_renders": {"subject": row, "subject_without_defects": row | {"n": 30}, "camera": row},
+            "captions_train": {"subject": row, "camera": row},
+        },
     }
     (tmp_path / "evaluation.json").write_text(json.dumps(report))
     pipe, caught = fake_pipe(files={"vae": tmp_path / "vae"}), shown(monkeypatch)
     show.show_obedience(pipe, ["subject"])
     assert "25% of 40 (14 to 40)" in caught[0]["text/plain"] and "captions" in caught[0]["text/plain"]
+    show.show_obedience(pipe, ["subject_without_defects", "camera"])
+    _, subject, camera = caught.pop()["text/plain"].splitlines()
+    assert "25% of 30" in subject and "25% of 40" in subject, "captions ask for no defect"
+    assert camera.startswith("camera, by optical flow")
     assert show.read_evaluation(fake_pipe(light=False)) == {}
     (tmp_path / "vae").write_bytes(b"others")
     show.show_obedience(pipe, ["subject"])

@@ -72,6 +72,13 @@ FIGURES = {
     "grid": lambda: pictures.plot_grid(
         [[np.full((8, 8, 3), -0.5)] * 3] * 2, rows="ab", columns="xyz", notes=[["1 s"] * 3] * 2, title="Both"
     ),
+    "grid and goal": lambda: pictures.plot_grid(
+        [[np.zeros((8, 8, 3))] * 3] * 2,
+        rows="ab",
+        columns="xyz",
+        notes=[["1 s"] * 3] * 2,
+        beside=(np.full((8, 8, 3), 0.5), "the goal", "20 steps"),
+    ),  # fmt: skip
 }
 
 
@@ -89,11 +96,19 @@ def test_the_words_count_what_is_there():
     )
     assert "weight has 8 parts of 8" in FIGURES["parts"]().get_label()
     assert "update has 1 parts of 8" in FIGURES["parts"]().get_label()
+    assert FIGURES["grid and goal"]().get_label().endswith("b: 1 s, 1 s, 1 s; beside it the goal, 20 steps.")
     words = FIGURES["layers"]().get_label()
     assert "6 of 9 layers are changed, by up to 30% of their weight" in words
     assert words.endswith("not changed are layers of vace_blocks.")
     everywhere = pictures.plot_layers(changed(LAYERS), LAYERS).get_label()
     assert everywhere.endswith("not changed are layers of none.")
+
+
+def test_where_the_parts_of_an_update_end_a_line_says_so():
+    update = torch.cat([torch.linspace(1, 0.2, 4), torch.zeros(12)])
+    (axes,) = pictures.plot_parts({"weight": torch.linspace(1, 0.1, 16), "update": update}).axes
+    assert [text.get_text().strip() for text in axes.texts] == ["part 4, the rank"]
+    assert axes.lines[-1].get_xdata()[0] == 4
 
 
 def test_only_layers_that_change_are_coloured():

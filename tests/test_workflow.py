@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Circle, PathPatch
 from PIL import Image
 from small import write_small_model
 
@@ -400,7 +401,7 @@ def test_a_lora_reaches_the_text_encoder_where_a_node_lets_it(pipe, tmp_path, no
 
 
 def test_a_reference_is_encoded_sampled_and_trimmed_node_by_node(pipe, tmp_path):
-    """The graph of the brief's second result gives what generate gives, and each node what ComfyUI's gives."""
+    """The graph with a reference gives what generate gives, and each node what ComfyUI's gives."""
     workflow = small(read_workflow(LORA))
     workflow.folder = tmp_path
     dice = np.random.default_rng(0)
@@ -691,6 +692,31 @@ def test_drawings_show_every_node_and_say_so_in_words(pipe, monkeypatch):
     blue = draw_workflow(read_workflow(LORA))
     shown = " ".join(text.get_text() for text in blue.axes[0].texts)
     assert "Power Lora Loader (rgthree)" in shown and "Wan21_CausVid_14B_T2V_lora_rank32.safetensors" in shown
+
+
+@pytest.mark.parametrize("path", [PLAIN, LORA], ids=lambda path: path.stem)
+def test_no_wire_passes_through_a_socket_or_a_title_that_is_not_its_own(path):
+    """A wire through another node's socket says that it ends there."""
+    workflow = read_workflow(path)
+    axes = draw_workflow(workflow).axes[0]
+    sockets = np.array(
+        [dot.center for dot in axes.patches if isinstance(dot, Circle) and dot.get_zorder() == 6]
+    )
+    wires = [
+        wire.get_path() for wire in axes.patches if isinstance(wire, PathPatch) and wire.get_zorder() == 2.5
+    ]
+    assert len(wires) == sum(len(node.links) for node in workflow.nodes.values())
+    t = np.linspace(0, 1, 400)[:, None]
+    for wire in wires:
+        a, b, c, d = wire.vertices
+        way = (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
+        own = np.minimum(*(np.hypot(*(sockets - end).T) for end in (a, d))) < 1
+        near = np.hypot(*(way[:, None] - sockets[~own]).transpose(2, 0, 1)).min(0)
+        assert near.min() > 10, f"{a} to {d} passes the socket at {sockets[~own][near.argmin()]}"
+        for words, (x, y, *_), _ in workflow.groups:
+            right = x + 14 + 13 * len(words)
+            inside = (way > (x + 10, y + 8)).all(1) & (way < (right, y + 36)).all(1)
+            assert not inside.any(), f"{a} to {d} passes through {words!r}"
 
 
 def test_odd_workflows_are_drawn_too(document):

@@ -53,6 +53,10 @@ _MOST_DIMENSIONS = 8
 _SAMPLES, _SAMPLE = 64, 65_536  # how much of a file its fingerprint looks at: places, and bytes at each
 
 
+# What stands beside the weights in ComfyUI's text encoders: the tokenizer's file, a mark, and the scales of fp8 matrices.
+_NOT_LEARNED = re.compile(r"(^|\.)(spiece_model|scaled_fp8|scale_weight|scale_input)$")
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """One line of a file's list: a tensor's name, type and shape, and where its bytes lie in the file."""
@@ -65,7 +69,8 @@ class TensorEntry:
 
     @property
     def parameters(self) -> int:
-        return prod(self.shape)
+        """How many learned numbers it holds: none if it is a dictionary, a mark, or the scale of another tensor."""
+        return 0 if _NOT_LEARNED.search(self.name) else prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -526,7 +531,9 @@ class FileSummary:
 
     @property
     def bits_per_weight(self) -> float:
-        return 8 * self.bytes / max(1, self.parameters)
+        """What a learned number takes in the mean; tensors that hold none are not counted."""
+        weights = [entry for entry in self.header.entries if entry.parameters]
+        return 8 * sum(entry.bytes for entry in weights) / max(1, self.parameters)
 
     @property
     def types(self) -> dict[str, tuple[int, int, int]]:
@@ -552,8 +559,8 @@ class FileSummary:
             f"{'type':10}{'tensors':>9}{'parameters':>16}{'size':>11}{'bits each':>11}",
         ]
         for name, (count, parameters, size) in self.types.items():
-            bits = 8 * size / max(1, parameters)
-            lines.append(f"{name:10}{count:9,}{parameters:16,}{_size(size):>11}{bits:11.3f}")
+            bits = f"{8 * size / parameters:.3f}" if parameters else "-"
+            lines.append(f"{name:10}{count:9,}{parameters:16,}{_size(size):>11}{bits:>11}")
         first = entries[:tensors]
         if first:
             width = max(len(entry.name) for entry in first)

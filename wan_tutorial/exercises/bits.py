@@ -10,14 +10,14 @@ from wan_tutorial.exercises.marking import Exercise, Misconception
 FP8 = torch.float8_e4m3fn
 
 
-def bits_per_weight(q_bits: int, group: int, group_bits: int, block: int, halves: int) -> float:
-    """What a weight takes in a file: its own bits, its part of its group's scale, its part of its block's halves."""
-    return q_bits + group_bits / group + 16 * halves / block
+def bits_per_weight(q_bits: int, group: int, group_bits: int, block: int, floats: int) -> float:
+    """What a weight takes in a file: its own bits, its part of its group's scale, its part of its block's 16-bit floats."""
+    return q_bits + group_bits / group + 16 * floats / block
 
 
 def q3_k_numbers(high: Tensor, low: Tensor) -> Tensor:
     """The 256 whole numbers of a Q3_K block, -4 to 3: 32 bytes of third bits and 64 bytes of the lower two."""
-    first = [half >> shift & 3 for half in (low[:32], low[32:]) for shift in (0, 2, 4, 6)]
+    first = [part >> shift & 3 for part in (low[:32], low[32:]) for shift in (0, 2, 4, 6)]
     third = [high >> bit & 1 for bit in range(8)]
     return torch.cat(first).int() + 4 * torch.cat(third).int() - 4
 
@@ -36,12 +36,12 @@ def fp8_row(weights: Tensor) -> Tensor:
 
 
 def memory_sum(weights: int, bits: float, tokens: int, dim: int) -> float:
-    """Bytes at the fullest moment of a step: packed weights, and eight tensors of float32 and one of half precision, each
+    """Bytes at the fullest moment of a step: packed weights, and eight tensors of float32 and one of 16 bits, each
     of a number for every token and channel."""
     return weights * bits / 8 + tokens * dim * (8 * 4 + 2)
 
 
-LAYOUTS = {  # bits of q, weights in a group, bits of a group's scale (and min), weights in a block, its halves
+LAYOUTS = {  # bits of q, weights in a group, bits of a group's scale (and min), weights in a block, its 16-bit floats
     "Q8_0": (8, 32, 0, 32, 1),
     "Q6_K": (6, 16, 8, 256, 1),
     "Q5_K": (5, 32, 12, 256, 2),
@@ -62,24 +62,24 @@ check_bits_per_weight = Exercise(
     praise="So Q3_K is 3.4375 bits, not 3: a scale in six bits for each 16, and one in 16 bits for each 256.",
     hints=(
         "A weight has its own bits. What it shares with others, it pays for in part.",
-        "Its group's scale is shared by `group` weights, and each half-precision number, 16 bits, by `block` weights.",
-        "q_bits + group_bits / group + 16 * halves / block",
+        "Its group's scale is shared by `group` weights, and each 16-bit float by `block` weights.",
+        "q_bits + group_bits / group + 16 * floats / block",
     ),
     misconceptions=(
         Misconception(
-            lambda q_bits, group, group_bits, block, halves: float(q_bits),
+            lambda q_bits, group, group_bits, block, floats: float(q_bits),
             "you count the numbers and not their scales. That is why a Q3 file is larger than three bits for each weight.",
         ),
         Misconception(
-            lambda q_bits, group, group_bits, block, halves: q_bits + group_bits / group + 2 * halves / block,
-            "a half-precision number takes 2 bytes, 16 bits, and you count in bits.",
+            lambda q_bits, group, group_bits, block, floats: q_bits + group_bits / group + 2 * floats / block,
+            "a 16-bit float takes 2 bytes, and you count in bits.",
         ),
         Misconception(
-            lambda q_bits, group, group_bits, block, halves: q_bits + (group_bits + 16 * halves) / block,
+            lambda q_bits, group, group_bits, block, floats: q_bits + (group_bits + 16 * floats) / block,
             "you count the group's scale once for the whole block; each group has its own.",
         ),
         Misconception(
-            lambda q_bits, group, group_bits, block, halves: q_bits + group_bits / group,
+            lambda q_bits, group, group_bits, block, floats: q_bits + group_bits / group,
             "you leave out the block's own scale. In blocks of 32 weights it is half a bit for each.",
         ),
     ),
@@ -94,7 +94,7 @@ check_q3_k_numbers = Exercise(
         "the first 32 bytes.",
         "Numbers 0 to 127 are in low[:32]: 32 at shift 0, 32 at shift 2, then 4 and 6. 128 to 255 are in low[32:]. The third "
         "bits of numbers 0 to 31 are bit 0 of `high`, of 32 to 63 bit 1, and so on. The third bit is worth 4; take 4 from all.",
-        "torch.cat([half >> s & 3 for half in (low[:32], low[32:]) for s in (0, 2, 4, 6)]).int() + 4 * torch.cat([high >> b & "
+        "torch.cat([part >> s & 3 for part in (low[:32], low[32:]) for s in (0, 2, 4, 6)]).int() + 4 * torch.cat([high >> b & "
         "1 for b in range(8)]).int() - 4",
     ),
     misconceptions=(
@@ -215,8 +215,8 @@ check_memory_sum = Exercise(
     praise="Packed weights are there all the time, activations only while a block works. The larger of the two decides.",
     hints=(
         "Two parts: what the weights take, and what the tokens take while a block works on them. Both in bytes.",
-        "Weights times bits are bits; eight make a byte. A float32 takes 4 bytes, a half 2: for each token and channel there "
-        "are eight of the first and one of the second.",
+        "Weights times bits are bits; eight make a byte. A float32 takes 4 bytes, a 16-bit float 2: for each token and channel "
+        "there are eight of the first and one of the second.",
         "weights * bits / 8 + tokens * dim * (8 * 4 + 2)",
     ),
     misconceptions=(

@@ -343,8 +343,12 @@ def ways_table(took: Mapping[str, list[float]]) -> str:
 PAGE = """# How long it takes, beside diffusers
 
 Written by `python -m wan_tutorial.machine.benchmark`. Both sides took turns in one run. Ratios are medians of the turns, in
-brackets the smallest and the largest; below 1 the kit is faster. Seconds, on a CPU those of the processor, belong to the
-machine of the day.
+brackets the smallest and the largest; below 1 the kit is faster. Seconds belong to the machine of the day; on a CPU they are
+CPU time, which other programs do not lengthen.
+
+*Text* takes the kit longer: it keeps the weights in fp8 and widens each matrix at every use, once for each prompt; on
+diffusers' side they were widened beforehand. In *step* and *run* the VACE blocks look at a grey video on both sides, as
+diffusers' pipeline gives them one where nothing is given; `generate` lets them rest there.
 """
 
 
@@ -357,7 +361,7 @@ def section(model: str, settings: str, stages: str, ways: str) -> str:
     )
     parts = [f"## {model}", f"{settings}. {versions}.", stages]
     if ways:
-        parts += ["The same weights, held in four ways:", ways]
+        parts += ["The same weights, held in four ways, in a step without VACE blocks:", ways]
     return "\n\n".join(parts) + "\n"
 
 

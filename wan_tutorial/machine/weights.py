@@ -215,7 +215,7 @@ def find_model(name: str) -> ModelEntry:
 
 
 def assets_folder() -> Path:
-    """What comes with the package, the brief's picture and workflows among it: inside an installed one, or in a clone."""
+    """What comes with the package, the bonfire picture and the workflows among it: inside an installed one, or in a clone."""
     package = Path(__file__).parents[1]
     installed = package / "assets"
     return installed if installed.is_dir() else package.parent / "assets"

@@ -2,6 +2,7 @@
 
 python -m wan_tutorial.mini.card                          assets/mini/evaluation.json into assets/mini/README.md
 python -m wan_tutorial.mini.card --add lora=FILE.json     first takes what evaluate_lora found into evaluation.json
+    reference=FILE.json with_lora=FILE.json               ... and evaluate_reference, without and with --lora
 """
 
 import argparse
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .captions import WORDS
+from .captions import BRIEF_NEGATIVE, WORDS
 from .evaluate import write_json
 from .release import ASSETS
 
@@ -20,7 +21,7 @@ COLUMNS = {
     "judge_on_renders": "renders",
     "judge_on_held_out_combinations": "renders of held-out combinations",
     "judge_on_reconstructions": "through the VAE",
-    "brief": "the brief's prompt",
+    "brief": "the bonfire prompt",
     "captions_train": "captions",
     "captions_held_out": "held-out combinations",
     "free_phrasings": "free phrasings",
@@ -57,8 +58,8 @@ def describe(report: Row) -> Iterator[str]:
     figures, own = report["figures"], report["settings"]
     yield (
         "On the files named in [evaluation.json](evaluation.json) with their hashes; 95 % intervals in brackets; "
-        f"Q3_K_S, {own['steps']} steps, guidance {own['guidance']:g}, shift {own['shift']:g}, {own['sampler']}, the "
-        "brief's negative prompt; seeds 0 to n - 1."
+        f"Q3_K_S, {own['steps']} steps, guidance {own['guidance']:g}, shift {own['shift']:g}, {own['sampler']}, "
+        f"against {BRIEF_NEGATIVE!r}; seeds 0 to n - 1."
     )
     vae = figures["vae"]
     frames = ", ".join(f"{row['value']:.1f}" for row in vae["psnr_by_frame"])
@@ -68,19 +69,22 @@ def describe(report: Row) -> Iterator[str]:
         f"{vae['psnr_worst_frame']['value']:.1f}; inside flame and subject {spoken(vae['psnr_in_mask'], 'dB')}. By "
         f"frame: {frames}. Gradient energy against the render (1 is as sharp): {sharp}."
     )
+    readings = (figures[key].get("subject_without_defects") for key in COLUMNS if key.startswith("judge_"))
+    clear = [spoken(row) for row in readings if row]
     yield (
-        "\n**Words obeyed**, as the judge reads them; a caption counts only for what it names. The first three columns say "
-        "how well the judge reads renders, and renders of combinations that it never met either, and what the VAE leaves of "
-        "the first.\n"
+        "\n**Words obeyed**, as the judge reads them; a caption counts only for what it names, the bonfire prompt for all "
+        "that its renders share. The first three columns say how well the judge reads renders, and renders of combinations "
+        "that it never met either, and what the VAE leaves of the first. Of those that have no defect, as no caption here "
+        f"asks for one, it reads the subject in {', '.join(clear)}.\n"
     )
     yield from table_of_words(figures)
     if "novelty" in figures:
         new = figures["novelty"]
         yield (
-            f"\n**Does it paint or replay?** The brief's prompt goes with "
-            f"{new['training_renders_of_the_brief_prompt']} training renders. Its generated latents lie "
-            f"{new['generated']['value']:.3f} from the nearest of {new['training_latents_compared']} training latents, "
-            f"new renders {new['new_renders']['value']:.3f}."
+            f"\n**Does it paint or replay?** The bonfire prompt goes with "
+            f"{new['training_renders_of_the_brief_prompt']} training renders. From the nearest of "
+            f"{new['training_latents_compared']} of them its generated latents differ by {new['generated']['value']:.3f} "
+            f"(root mean square), new renders by {new['new_renders']['value']:.3f}; what replays would come far closer."
         )
     if "likeness" in figures:
         like, motion = figures["likeness"], figures["motion"]
@@ -90,7 +94,7 @@ def describe(report: Row) -> Iterator[str]:
             f"captions, which is the least that so few samples allow, and {like['reconstructed']['value']:.3f} for VAE "
             "reconstructions, each of which has its own render beside it. "
             f"Flames flicker {motion['flicker']['ratio']:.2f} times as much as in renders, and what moves rises "
-            f"{motion['rise']['ratio']:.2f} times as fast. Spread over 8 seeds of the brief's prompt: "
+            f"{motion['rise']['ratio']:.2f} times as fast. Spread over 8 seeds of the bonfire prompt: "
             f"{figures['brief']['variety']['ratio']:.2f} of that of renders."
         )
     sizes = {name[5:]: row for name, row in figures.items() if name.startswith("size_")}
@@ -178,11 +182,20 @@ def describe_reference(figures: Row) -> Iterator[str]:
         )
         if told:
             yield f"Words obeyed in the same videos: {told}."
-        if "by_change" in row:
-            told = ", ".join(
-                f"{name.replace('_', ' ')} {spoken(one)}" for name, one in row["by_change"].items()
-            )
-            yield f"By what the prompt changes: {told}."
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {spoken(row[name]['camera'])}"
+            for name in row
+            if "camera" in _figure(row[name])
+        )
+        if told:
+            yield f"The camera moves as asked: {told}."
+        for where, by_change in (
+            ("", row.get("by_change")),
+            (" in 4 steps", row.get("with_lora", {}).get("by_change")),
+        ):
+            if by_change:
+                told = ", ".join(f"{name.replace('_', ' ')} {spoken(one)}" for name, one in by_change.items())
+                yield f"By what the prompt changes{where}: {told}."
     if "first_frame" in figures:
         row = figures["first_frame"]
         yield (
@@ -220,6 +233,19 @@ def describe_reference(figures: Row) -> Iterator[str]:
         yield f"\n**Words obeyed with** {told}."
 
 
+def _figure(row: Any) -> Row:
+    return row if isinstance(row, dict) else {}
+
+
+def take_in(figures: dict[str, Any], name: str, found: dict[str, Any]) -> None:
+    """Put what was measured apart among the figures; of a reference with the LoRA, what belongs beside that without."""
+    if name == "with_lora":
+        own = found["identity"]
+        figures["reference"]["identity"][name] = own["reference"] | {"by_change": own.get("by_change", {})}
+    else:
+        figures[name] = found
+
+
 def fill_card(card: str, report: Row) -> str:
     """The card with everything between its two marks written anew."""
     before, _, rest = card.partition(BEGIN)
@@ -233,13 +259,17 @@ def main() -> None:
     )
     parser.add_argument("--assets", type=Path, default=ASSETS, help="folder of evaluation.json and README.md")
     parser.add_argument(
-        "--add", nargs="*", default=(), metavar="NAME=FILE", help="figures measured apart: lora, reference"
+        "--add",
+        nargs="*",
+        default=(),
+        metavar="NAME=FILE",
+        help="figures measured apart: lora, reference, with_lora",
     )
     given = parser.parse_args()
     card, figures = given.assets / "README.md", given.assets / "evaluation.json"
     report = json.loads(figures.read_text())
     for name, _, file in (part.partition("=") for part in given.add):
-        report["figures"][name] = json.loads(Path(file).read_text())
+        take_in(report["figures"], name, json.loads(Path(file).read_text()))
     if given.add:
         write_json(report, figures)
     card.write_text(fill_card(card.read_text(), report))

@@ -84,8 +84,11 @@ def measure_identity(
     for name, given in kinds.items():
         videos = paint(pipe, captions, given, name=name, **settings).videos
         found = [one == 0 for one in probe.choose(videos, candidates)]
-        told = answers(judge, videos, truths).values()
-        rows[name] = share(found) | {"obeyed": share(right for one in told for right in one)}
+        told = answers(judge, videos, truths)
+        rows[name] = share(found) | {
+            "obeyed": share(right for one in told.values() for right in one),
+            "camera": share(told["camera"]),
+        }
         if name == "reference":
             rows["by_change"] = {
                 attribute: share(one for one, other in zip(found, changed, strict=True) if other == attribute)

@@ -1,7 +1,8 @@
 """Attention painted over the video: the squares of a frame lit by how much something looks at them.
 
 In: videos, and maps of shares (F, rows, columns) with a number for each token. Out: pictures and a widget. A square is
-a token. The scale is relative and said beside each row: 1 is the map's own mean, 2 is twice as much.
+a token. The scale is relative and drawn beside each row: 1 is the map's own mean, 2 is twice as much. Of the video only
+an outline stands in a map, so that no square is bright because the video is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from matplotlib.transforms import Bbox
+from PIL import Image, ImageDraw, ImageFilter
 
 from wan_tutorial.errors import WanError
 from wan_tutorial.show import style
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 Map = Any  # a tensor or an array (F, rows, columns)
 MOST = 6  # latent frames side by side
-WEAKEST = 0.75  # the scale spans at least this and its reciprocal: what differs by less stays pale
+EDGE, SCALE = 0.06, 1.55  # inches: left of a row's name, and how long its scale is
+WEAKEST = 0.75  # the scale spans at least this and its reciprocal: a map that hardly differs is not blown up
+OUTLINE, STRENGTH = 0.55, 0.65  # the grey of the video's outline in a map, and how much it covers
 # From dark to light in one sweep, so that it reads in grey print and without red or green.
 LIGHT = LinearSegmentedColormap.from_list(
     "light", ["#10192e", "#37336b", "#93366f", "#dd6a3b", "#f6b545", "#fff3c4"]
@@ -40,7 +44,8 @@ def latent_moments(video: Frames) -> np.ndarray:
 
 
 def light_map(shares: Map, frames: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Frames (F, height, width, 3) tinted by a map, and the ends of its scale as multiples of the map's mean."""
+    """A map as squares with the outlines of frames (F, height, width, 3), and the ends of its scale as multiples of
+    the map's mean."""
     relative = np.asarray(shares, dtype=np.float64)
     relative = relative / max(relative.mean(), 1e-12)
     if relative.shape[0] != len(frames):
@@ -52,9 +57,20 @@ def light_map(shares: Map, frames: np.ndarray) -> tuple[np.ndarray, float, float
     level = (relative - low) / max(high - low, 1e-9)  # (F, rows, columns)
     rows, columns = (size // n for size, n in zip(frames.shape[1:3], relative.shape[1:], strict=True))
     colour = LIGHT(level)[..., :3].repeat(rows, axis=1).repeat(columns, axis=2)
-    grey = frames @ np.array([0.2126, 0.7152, 0.0722]) / 255  # (F, height, width)
-    tinted = colour * (0.62 + 0.38 * grey[..., None] ** 0.7) + 0.10 * grey[..., None]
-    return (255 * tinted.clip(0, 1)).astype(np.uint8), low, high
+    line = _outline(frames)
+    colour[line] = (1 - STRENGTH) * colour[line] + STRENGTH * OUTLINE
+    return (255 * colour).astype(np.uint8), low, high
+
+
+def _outline(frames: np.ndarray) -> np.ndarray:
+    """Where the bright parts of frames (F, height, width, 3) end: (F, height, width), true on a line one pixel wide."""
+    soft = ImageFilter.GaussianBlur(1.2)  # without specks
+    light = np.stack([np.asarray(Image.fromarray(frame).convert("L").filter(soft)) for frame in frames])
+    bright = light > light.mean()
+    line = np.zeros_like(bright)
+    line[:, :-1] |= bright[:, :-1] != bright[:, 1:]
+    line[:, :, :-1] |= bright[:, :, :-1] != bright[:, :, 1:]
+    return line
 
 
 @style.styled
@@ -66,7 +82,7 @@ def plot_light(
     title: str = "",
     alt: str = "",
 ) -> Figure:
-    """The video's moments, and under them one row for each map {name: (F, rows, columns)}, brightest where most is.
+    """The video's moments, and under them one row for each map {name: (F, rows, columns)} with its scale.
 
     `spot`: a token (frame, row, column) to be marked with a ring, such as the one whose view the maps are.
     """
@@ -80,11 +96,11 @@ def plot_light(
         frames, low, high = rows[name]
         for axes, frame in zip(axes_row, frames[chosen], strict=True):
             axes.imshow(frame, interpolation="lanczos" if name == "the video" else "nearest")
-        note = f"\n{low:.2f} to {high:.2f} times\nits mean" if high else ""
-        axes_row[0].text(-0.06, 0.5, name, transform=axes_row[0].transAxes, ha="right", va="bottom", fontsize=9,
-                         fontweight="bold")  # fmt: skip
-        axes_row[0].text(-0.06, 0.48, note.strip("\n"), transform=axes_row[0].transAxes, ha="right", va="top",
-                         fontsize=7.5, color=style.GREY)  # fmt: skip
+        place, up = axes_row[0].get_position(), 0.64 if high else 0.5
+        figure.text(EDGE / figure.get_figwidth(), place.y0 + up * place.height, name, va="center", fontsize=9,
+                    fontweight="bold")  # fmt: skip
+        if high:
+            _plot_scale(figure, place, low, high)
     for place, axes in zip(chosen, grid[0], strict=True):
         axes.set_title(f"latent frame {place}", fontsize=8, fontweight="normal", color=style.GREY, pad=3)
     if spot and spot[0] in chosen:
@@ -100,7 +116,7 @@ def plot_light(
 
 def _label_grid(rows: int, moments: np.ndarray, *, top: float) -> tuple[Figure, np.ndarray, float]:
     """Axes for rows of frames with room for a name at their left."""
-    left, gap = 1.75, 0.05
+    left, gap = EDGE + SCALE + 0.15, 0.05
     cell = min(1.45, (style.WIDTH - left) / len(moments) - gap)
     aspect = moments.shape[1] / moments.shape[2]
     width, height = left + len(moments) * (cell + gap), top + rows * (cell * aspect + gap)
@@ -111,6 +127,21 @@ def _label_grid(rows: int, moments: np.ndarray, *, top: float) -> tuple[Figure, 
         place = (x / width, y / height, cell / width, cell * aspect / height)
         grid[row, column] = style.bare(figure.add_axes(place))
     return figure, grid, cell
+
+
+def _plot_scale(figure: Figure, beside: Bbox, low: float, high: float) -> None:
+    """The scale of a row's light at the row's left: its colours, and its ends as multiples of the map's mean."""
+    width, height = figure.get_size_inches()
+    middle = beside.y0 + 0.44 * beside.height
+    place = (EDGE / width, middle - 0.05 / height, SCALE / width, 0.1 / height)
+    axes = style.bare(figure.add_axes(place))
+    axes.imshow(np.linspace(0, 1, 256)[None], cmap=LIGHT, aspect="auto")
+    for x, text, align in (
+        (0, f"{low:.2f}", "left"),
+        (0.5, "times its mean", "center"),
+        (1, f"{high:.2f}", "right"),
+    ):
+        axes.text(x, -0.5, text, transform=axes.transAxes, ha=align, va="top", fontsize=7.5, color=style.GREY)
 
 
 def _mark_spot(

@@ -1,11 +1,12 @@
 """Packed weights as pictures: what a file is made of, the bytes of one block, and what fewer bits cost.
 
 In: headers, raw bytes, weights, numbers. Out: figures and widgets. Blue are a weight's own bits, pink the scales of its
-group, amber the block's half-precision numbers, here and in all of lesson 05.
+group, amber the block's 16-bit floats, here and in all of lesson 05.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ FIELDS: dict[str, tuple[tuple[str, int], ...]] = {
 }
 TYPE_COLOURS = {"F32": style.INK, "F16": style.GREY, "Q3_K": style.BLUE, "Q2_K": style.SKY, "Q4_K": style.GREEN,
                 "Q5_K": style.PINK, "Q6_K": style.AMBER, "Q8_0": style.VERMILION}  # fmt: skip
+PIXELS = 1300  # of a map's length, as it is shown
+_BLOCK = re.compile(r"(?:^|\.)((?:vace_)?blocks\.\d+)\.")
 
 
 # ------------------------------------------------------------------------------------------------------ files
@@ -52,24 +55,25 @@ TYPE_COLOURS = {"F32": style.INK, "F16": style.GREY, "Q3_K": style.BLUE, "Q2_K":
 
 @style.styled
 def plot_files(headers: Mapping[str, Header], *, title: str = "") -> Figure:
-    """Files as maps on one scale of megabytes, {name: header}: every tensor a piece in the colour of its type, in the
-    order of the file; thin lines where a new block of the transformer begins."""
+    """Files as maps on one scale of megabytes, {name: header}: tensors in the order of the file, in the colour of their
+    type, but for those thinner than a pixel; white lines where a block of the transformer begins."""
     figure = style.new_figure(0.75 + 0.62 * len(headers))
     axes = figure.subplots()
     used: dict[str, str] = {}
     told = []
+    pixel = (
+        max(entry.offset + entry.bytes for header in headers.values() for entry in header.entries) / PIXELS
+    )
     for row, (name, header) in enumerate(headers.items()):
-        entries = sorted(header.entries, key=lambda entry: entry.offset)
-        blocks = [".".join(entry.name.split(".")[:2]) for entry in entries]
-        for index, entry in enumerate(entries):
-            colour = used.setdefault(entry.type, TYPE_COLOURS.get(entry.type, style.VERMILION))
-            start = entry.offset / 1e6
-            axes.barh(row, entry.bytes / 1e6, left=start, height=0.62, color=colour, lw=0)
-            if index and blocks[index] != blocks[index - 1]:
-                axes.plot([start, start], [row - 0.31, row + 0.31], color="white", lw=0.7)
-        end = max(entry.offset + entry.bytes for entry in entries) / 1e6
+        for kind, start, stop in _pieces(header, pixel):
+            colour = used.setdefault(kind, TYPE_COLOURS.get(kind, style.VERMILION))
+            axes.barh(row, (stop - start) / 1e6, left=start / 1e6, height=0.62, color=colour, lw=0)
+        starts = _block_starts(header)
+        for start in starts:
+            axes.plot([start / 1e6] * 2, [row - 0.31, row + 0.31], color="white", lw=0.7)
+        end = max(entry.offset + entry.bytes for entry in header.entries) / 1e6
         axes.text(end * 1.005, row, f" {end:.1f} MB", va="center", fontsize=8.5)
-        told.append(f"{name}: {len(entries)} tensors, {end:.1f} MB")
+        told.append(f"{name}: {len(header.entries)} tensors, {len(starts)} blocks, {end:.1f} MB")
     axes.set_yticks(range(len(headers)), list(headers))
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -81,6 +85,33 @@ def plot_files(headers: Mapping[str, Header], *, title: str = "") -> Figure:
                 loc="lower right", bbox_to_anchor=(1, 1))  # fmt: skip
     style.title(axes, title)
     return style.describe(figure, f"{title or 'Files as maps'}. {'; '.join(told)}. Types: {', '.join(used)}.")
+
+
+def _pieces(header: Header, thin: float) -> list[tuple[str, int, int]]:
+    """The runs of one type in a file, (type, first byte, end); a run of fewer bytes than `thin` goes to the one before."""
+    pieces: list[tuple[str, int, int]] = []
+    for entry in sorted(header.entries, key=lambda entry: entry.offset):
+        start, end = entry.offset, entry.offset + entry.bytes
+        if pieces and pieces[-1][0] == entry.type:
+            start = pieces.pop()[1]
+        pieces.append((entry.type, start, end))
+    shown = pieces[:1]
+    for kind, start, end in pieces[1:]:
+        before, first, _ = shown[-1]
+        if end - start < thin or kind == before:
+            shown[-1] = before, first, end
+        else:
+            shown.append((kind, start, end))
+    return shown
+
+
+def _block_starts(header: Header) -> list[int]:
+    """Where the transformer's blocks begin in a file, in bytes."""
+    starts: dict[str, int] = {}
+    for entry in header.entries:
+        if block := _BLOCK.search(entry.name):
+            starts[block[1]] = min(entry.offset, starts.get(block[1], entry.offset))
+    return sorted(starts.values())
 
 
 @style.styled
@@ -193,7 +224,7 @@ def _draw_sum(pen: Any, data: list[int], weight: int, y: int) -> None:
         (HIGH, "third bit", f"4 x {value[HIGH]}"),
         (LOW, "lower two", f"+ {value[LOW]} - 4  =  q = {q}"),
         (SCALES, f"scale of group {weight // 16}", f"{value[SCALES]} - 32  =  s = {s}"),
-        (HALVES, "d, a half", f"d = {d:.4g}"),
+        (HALVES, "d, a 16-bit float", f"d = {d:.4g}"),
     )
     x = 4.0
     for kind, name, told in cards:

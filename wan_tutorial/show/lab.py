@@ -10,6 +10,7 @@ Only what ipywidgets 7.7 and 8 share is used: plain controls, pictures as bytes,
 from __future__ import annotations
 
 import queue
+import re
 import secrets
 import threading
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +171,11 @@ class Lab:
 
     def show(self) -> None:
         """Put the panel on the page; where there is no kernel, a picture of it stays."""
-        static = style.to_jpeg(runs.draw_panel(self.record, self.settings), quality=84)
-        show_widget(self.widget, static, alt=f"The prompt lab, with the prompt: {self.settings.prompt}")
+        plan = unescape(re.sub("<[^>]+>", " ", self.parts["plan"].value)).strip()
+        static = style.to_jpeg(runs.draw_panel(self.record, self.settings, plan), quality=84)
+        screen = f"Run {self.record.number} is on its screen" if self.record else "Its screen is empty"
+        alt = f"The prompt lab, with the prompt: {self.settings.prompt}. {plan} {screen}."
+        show_widget(self.widget, static, alt=alt)
 
     # ------------------------------------------------------------------------------------------- the controls
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wan_tutorial.machine.hardware import Machine, StageUse, judge_models, read_machine, spoken_bytes
+from wan_tutorial.machine.hardware import Machine, StageUse, Verdict, judge_models, read_machine, spoken_bytes
 from wan_tutorial.machine.plan import Run, find_card, plan_run
 from wan_tutorial.machine.weights import bundled_folder, find_model
 from wan_tutorial.show.diagram import plot_place
@@ -27,6 +28,12 @@ SAMPLES = {  # groups of the shipped evaluation -> what was asked for
     "captions_train": "captions",
     "captions_held_out": "combinations held out of training",
     "free_phrasings": "other phrasings",
+}
+
+
+SPOKEN = {  # attributes of the shipped evaluation whose name does not say how they are told
+    "subject_without_defects": "subject, in videos without defects",
+    "camera": "camera, by optical flow",
 }
 
 
@@ -44,9 +51,17 @@ def show_machine(machine: Machine | None = None) -> None:
     for line in (
         f"This machine: {machine.cores} core{'s' if machine.cores > 1 else ''}, {spoken_bytes(machine.memory)} of memory, {gpu}.",
         f"Scale model: {fits}, {small.why}.",
-        f"Real model: {'runs here' if real.runs else 'does not run here'}, {real.why}.",
+        f"Real model: {_say_verdict(real)}.",
     ):
         print(textwrap.fill(line, 88, subsequent_indent="  "))  # notebooks break longer lines inside words
+
+
+def _say_verdict(verdict: Verdict) -> str:
+    """Whether a model runs here and why; one that only takes too long is not said to be unable to run."""
+    slow = re.match(r"it takes (about [\d,]+ hours)(.*)", verdict.why)
+    if slow and not verdict.runs:
+        return f"too slow here: {slow[1]} a video{slow[2]}"
+    return f"{'runs here' if verdict.runs else 'does not run here'}, {verdict.why}"
 
 
 def results_folder() -> Path:
@@ -126,9 +141,20 @@ def show_obedience(pipe: Any, attributes: Sequence[str]) -> None:
         return
     groups = {name: words for name, words in SAMPLES.items() if name in figures}
     rows: list[list[object]] = [
-        [attribute, *(say_share(figures[group][attribute]) for group in groups)] for attribute in attributes
+        [
+            SPOKEN.get(attribute, attribute),
+            *(say_share(_asked(figures[group], attribute)) for group in groups),
+        ]
+        for attribute in attributes
     ]
     show_table(["asked for", *groups.values()], rows)
+
+
+def _asked(rows: Mapping[str, Any], attribute: str) -> Mapping[str, Any]:
+    """A group's share for an attribute; what was generated from captions has no `subject_without_defects` but `subject`,
+    as no caption asks for a defect."""
+    whole: Mapping[str, Any] = rows.get(attribute) or rows[attribute.removesuffix("_without_defects")]
+    return whole
 
 
 def count_parameters(network: object) -> int:

@@ -76,6 +76,9 @@ def plot_parts(sizes: Mapping[str, Tensor], *, title: str = "") -> Figure:
         places = np.arange(1, len(shares) + 1)
         axes.fill_between(places[:count], shares[:count], color=colour, alpha=0.12, lw=0)
         axes.plot(places, shares, color=colour, label=f"{name}: {count} parts", clip_on=False)
+        if 1 < count < len(shares):
+            axes.axvline(count, color=colour, lw=1, ls=(0, (3, 2)))
+            axes.text(count, 0.94, f"  part {count}, the rank", color=colour, fontsize=8.5, va="center")
         told.append(f"{name} has {count} parts of {len(shares)} that are not 0")
     axes.set(
         xlabel="part, from the largest to the smallest", ylabel="size, beside the largest", ylim=(0, 1.02)
@@ -133,14 +136,19 @@ def plot_grid(
     rows: Sequence[str],
     columns: Sequence[str],
     notes: Sequence[Sequence[str]],
+    beside: tuple[np.ndarray, str, str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Pictures (height, width, 3) in a table, its rows and columns named, a note under each."""
+    """Pictures (height, width, 3) in a table, its rows and columns named, a note under each.
+
+    `beside`: one more picture on the right, with its name and note, which the others are held against.
+    """
     shown = [to_frames(np.stack([np.asarray(one) for one in row])) for row in pictures]
     left, gap, above, below = 1.05, 0.06, 0.5 if title else 0.28, 0.24
     side = min(1.55, (style.WIDTH - left) / len(columns) - gap)
     tall = side * shown[0].shape[1] / shown[0].shape[2]
-    high, wide = above + len(rows) * (tall + below), left + len(columns) * (side + gap)
+    right = left + len(columns) * (side + gap)  # where the table ends
+    high, wide = above + len(rows) * (tall + below), right + (0.2 + side if beside else 0)
     figure = Figure(figsize=(wide, high))
     for row, (name, line) in enumerate(zip(rows, shown, strict=True)):
         low = high - above - row * (tall + below) - tall
@@ -152,9 +160,19 @@ def plot_grid(
             axes.set_xlabel(notes[row][column], fontsize=7.8, labelpad=2.5, color=style.GREY)
             if row == 0:
                 axes.set_title(columns[column], fontsize=9, loc="center", pad=4)
+    told = [f"{name}: {', '.join(line)}" for name, line in zip(rows, notes, strict=True)]
+    if beside:
+        picture, name, note = beside
+        place = (right + 0.2) / wide, (high - tall) / 2 / high, side / wide, tall / high
+        axes = style.bare(figure.add_axes(place))
+        axes.imshow(to_frames(np.asarray(picture)[None])[0], interpolation="lanczos")
+        axes.set_title(name, fontsize=9, loc="center", pad=4)
+        axes.set_xlabel(note, fontsize=7.8, labelpad=2.5, color=style.GREY)
+        told.append(f"beside it {name}, {note}")
     style.page_title(figure, title)
-    told = "; ".join(f"{name}: {', '.join(line)}" for name, line in zip(rows, notes, strict=True))
-    return style.describe(figure, f"{title or 'A grid'}. Across: {', '.join(columns)}. Down: {told}.")
+    return style.describe(
+        figure, f"{title or 'A grid'}. Across: {', '.join(columns)}. Down: {'; '.join(told)}."
+    )
 
 
 def explore_loras(

@@ -51,6 +51,12 @@ def _clear_of(limit: float, end: float, room: float) -> float:
     return limit if limit - room < end <= limit else end
 
 
+def _words_place(limit: float, end: float, room: float) -> tuple[float, bool]:
+    """Where words about a bar go, and whether inside it: beside it, unless the limit's line would run through them."""
+    place = _clear_of(limit, end, room)
+    return (end, True) if place != end and end >= room else (place, False)
+
+
 @style.styled
 def plot_memory(plans: Mapping[str, Plan], *, title: str = "") -> Figure:
     """The memory of the steps, part by part, for each {name: plan}, and the line that the card draws."""
@@ -126,8 +132,10 @@ def plot_plan(plan: Plan) -> Figure:
         size = plan.memory(stage) / GIGABYTE
         axes.barh(row, size, height=0.6, color=colours[stage.name], alpha=1 if size <= limit else 0.55)
         told = f"{size:.1f} GB, {stage.minutes:.1f} min"
-        place = _clear_of(limit, size, 0.27 * most)
-        axes.annotate(told, (place, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
+        place, inside = _words_place(limit, size, 0.27 * most)
+        axes.annotate(told, (place, row), (-6 if inside else 6, 0), textcoords="offset points", va="center",
+                      ha="right" if inside else "left", fontsize=8.5,
+                      color=style.PAPER if inside else style.INK)  # fmt: skip
     axes.axvline(limit, color=style.INK, lw=1.4, ls=(0, (3, 2)))
     axes.text(limit, -0.45, f" {limit:.1f} GB", fontsize=8, va="bottom")
     axes.set_yticks(range(len(plan.stages)), [stage.name for stage in plan.stages])

@@ -240,8 +240,11 @@ def _article(record: Any, told: str) -> str:
 # ------------------------------------------------------------------------------------ for readers without a kernel
 
 
-def draw_panel(record: Any, settings: Any) -> np.ndarray:
-    """What remains of the lab on a printed page: its controls as they stand, and six moments of the run on its screen."""
+def draw_panel(record: Any, settings: Any, plan: str = "") -> np.ndarray:
+    """What remains of the lab on a printed page: its controls as they stand, and six moments of the run on its screen.
+
+    `plan` is what stands under Run: what the run will take.
+    """
     page = Image.new("RGB", (WIDTH, PANEL), style.PAPER)
     draw = ImageDraw.Draw(page)
     left, edge, top = 12, 372, 10
@@ -261,7 +264,7 @@ def draw_panel(record: Any, settings: Any) -> np.ndarray:
                 draw.text((x + 7, top + 18 + 17 * place), line, style.INK, _font(12))
             x += wide + 8
         top += high + 19
-    _draw_desk(page, record, edge + 16)
+    _draw_desk(page, record, plan, edge + 16)
     return np.asarray(page)
 
 
@@ -284,30 +287,32 @@ def _control_rows(settings: Any) -> list[list[tuple[str, str]]]:
     ]  # fmt: skip
 
 
-def _draw_desk(page: Image.Image, record: Any, left: int) -> None:
-    """The other half of the panel: the buttons, and the screen with six moments of a run."""
+def _draw_desk(page: Image.Image, record: Any, plan: str, left: int) -> None:
+    """The other half of the panel: the buttons, the plan, and the screen with six moments of a run."""
     draw, font, small = ImageDraw.Draw(page), _font(12), _font(11)
-    _box(draw, (left, 1, WIDTH - 2, 52))
+    _box(draw, (left, 1, WIDTH - 2, 72))
     for x, name, fill, ink in ((12, "Run", style.BLUE, style.PAPER), (84, "Cancel", style.FAINT, style.INK)):
         _box(draw, (left + x, 13, left + x + 62, 40), fill=fill)
         draw.text((left + x + 31, 26), name, ink, font, anchor="mm")
     done = WIDTH - 16 if record else left + 162
     draw.line((left + 162, 26, WIDTH - 16, 26), style.FAINT, 6)
     draw.line((left + 162, 26, done, 26), style.BLUE, 6 if record else 0)
-    _box(draw, (left, 64, WIDTH - 2, PANEL - 2))
+    draw.text((left + 14, 57), _cut(plan, small, WIDTH - left - 30), style.GREY, small, anchor="lm")
+    _box(draw, (left, 84, WIDTH - 2, PANEL - 2))
     for place, name in enumerate(("Look", "History", "Grid")):
-        draw.text((left + 16 + 76 * place, 76), name, style.GREY if place else style.INK, _font(13))
-    draw.line((left + 14, 98, left + 54, 98), style.BLUE, 2)
+        draw.text((left + 16 + 76 * place, 96), name, style.GREY if place else style.INK, _font(13))
+    draw.line((left + 14, 118, left + 54, 118), style.BLUE, 2)
     for x, name in ((14, "Video"), (76, "Side by side"), (178, "Difference"), (270, "Steps")):
-        _box(draw, (left + x, 110, left + x + draw.textlength(name, small) + 18, 132))
-        draw.text((left + x + 9, 121), name, style.INK, small, anchor="lm")
-    words, corner = "Nothing is painted yet: press Run.", (left + 14, 144)
+        _box(draw, (left + x, 130, left + x + draw.textlength(name, small) + 18, 152))
+        draw.text((left + x + 9, 141), name, style.INK, small, anchor="lm")
+    corner = (left + 14, 164)
     if record is not None:
-        words = f"Run {record.number}: six moments of it"
         _paste_moments(page, record, corner, WIDTH - left - 30)
+        draw.text((left + 14, PANEL - 56), f"Run {record.number}: six moments of it", style.INK, font)
     else:
-        _box(draw, (*corner, WIDTH - 16, PANEL - 70), fill="#f2f2f2")
-    draw.text((left + 14, PANEL - 56), words, style.INK, font)
+        _box(draw, (*corner, WIDTH - 16, PANEL - 50), fill="#f2f2f2")
+        middle = ((left + WIDTH - 2) // 2, (corner[1] + PANEL - 50) // 2)
+        draw.text(middle, "Nothing is painted yet: press Run.", style.GREY, font, anchor="mm")
     told = "This is a picture of the lab. In a running notebook every control works."
     draw.text((left + 14, PANEL - 32), told, style.GREY, small)
 

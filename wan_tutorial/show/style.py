@@ -208,7 +208,10 @@ def to_png(figure: Figure, *, dots: int = DOTS, colours: int | None = None) -> b
     if colours is None:
         return page.getvalue()
     small = io.BytesIO()
-    picture = Image.open(page).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    whole = Image.open(page).convert(
+        "RGB"
+    )  # the colours that lie farthest apart: a rare one is not lost to a near one
+    picture = whole.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     picture.save(small, format="png", optimize=True)
     return small.getvalue()
 

@@ -17,6 +17,7 @@ from wan_tutorial.machine.weights import GIGABYTE
 from wan_tutorial.show import style
 
 COLOURS = {"text": style.EMBEDDINGS, "context": style.PINK, "steps": style.WORK, "decode": style.PIXELS}
+SHORTEST = 0.5  # seconds: of stages predicted shorter a plan says nothing useful
 
 
 @style.styled
@@ -65,7 +66,10 @@ def _draw_stages(axes: Axes, plan: Plan) -> None:
 
 
 def show_forecast(plan: Plan, measured: Sequence[StageUse]) -> None:
-    """What was predicted for each stage of a run and what it took, on the same machine."""
+    """What was predicted for each stage of a run and what it took, on the same machine.
+
+    Stages predicted below `SHORTEST` are not compared: a plan knows of no start-up.
+    """
     predicted = {stage.name: stage for stage in plan.stages}
     rows: list[list[object]] = []
     for use in measured:
@@ -74,8 +78,10 @@ def show_forecast(plan: Plan, measured: Sequence[StageUse]) -> None:
         if stage is None:
             rows.append([use.name, "nothing", took, ""])
             continue
-        said = f"{60 * stage.minutes:.1f} s, {spoken_bytes(plan.memory(stage))}"
-        rows.append([use.name, said, took, f"{use.seconds / (60 * stage.minutes):.1f} times as long"])
+        seconds = 60 * stage.minutes
+        said = f"{seconds:.1f} s, {spoken_bytes(plan.memory(stage))}"
+        times = f"{use.seconds / seconds:.1f} times as long" if seconds >= SHORTEST else "-"
+        rows.append([use.name, said, took, times])
     style.show_table(["stage", "predicted", "measured", "took"], rows)
     print(f"Planned with {plan.card.speed / 1e12:g} TFLOP/s for {plan.card.name} ({plan.card.source}).")
 

@@ -95,29 +95,29 @@ def workflow_of(
     )
     clip_values = {"clip_name": files["text_encoder"], "type": "wan", "device": "default"}
     clip = page.add("CLIPLoader", (0, 130, 400), clip_values)
-    vae = page.add("VAELoader", (0, 300, 400), {"vae_name": files["vae"]})
-    page.group("Models", (-20, -80, 440, 460))
+    vae = page.add("VAELoader", (0, 340, 400), {"vae_name": files["vae"]})
+    page.group("Models", (-20, -80, 440, 520))
     network, words, x = (unet, 0), (clip, 0), 500
     if loras:
         rows = {f"lora_{i}": {"on": True, "lora": name, "strength": strength, "strengthTwo": None}
                 for i, (name, strength) in enumerate(loras, 1)}  # fmt: skip
         power = page.add(POWER_LORA, (x, 0, 460), rows, {"model": network, "clip": words}, colours=_BLUE)
-        page.group("LoRA", (x - 20, -80, 500, 460))
+        page.group("LoRA", (x - 20, -80, 500, 520))
         network, words, x = (power, 0), (power, 1), x + 560
     title = "CLIP Text Encode ({} Prompt)"
     fed = {"clip": words}
-    yes = page.add(
-        "CLIPTextEncode", (x, 0, 400, 160), {"text": result.prompt}, fed, title.format("Positive"), _GREEN
+    yes = page.add(  # low enough that the model's wire passes above it, and not through its sockets
+        "CLIPTextEncode", (x, 80, 400, 140), {"text": result.prompt}, fed, title.format("Positive"), _GREEN
     )
     no = page.add(
-        "CLIPTextEncode", (x, 220, 400, 140), {"text": result.negative}, fed, title.format("Negative"), _RED
+        "CLIPTextEncode", (x, 280, 400, 140), {"text": result.negative}, fed, title.format("Negative"), _RED
     )
-    page.group("Prompt", (x - 20, -80, 440, 460))
+    page.group("Prompt", (x - 20, -80, 440, 520))
     taken = {"positive": (yes, 0), "negative": (no, 0), "vae": (vae, 0)}
     if reference:
-        place = (x, 500, 400, 350)
+        place = (x, 560, 400, 350)
         taken["reference_image"] = (page.add("LoadImage", place, {"image": reference, "upload": "image"}), 0)
-        page.group("Reference image", (x - 20, 420, 440, 450), "#8A8")
+        page.group("Reference image", (x - 20, 480, 440, 450), "#8A8")
     x += 500
     shift = page.add("ModelSamplingSD3", (x, 0), {"shift": settings.shift}, {"model": network})
     numbers = {
@@ -141,14 +141,15 @@ def workflow_of(
     }
     fed = {"model": (shift, 0), "positive": (vace, 0), "negative": (vace, 1), "latent_image": (vace, 2)}
     sampler = page.add("KSampler", (x + 400, 0), sampling, fed)
-    page.group("Sampling", (x - 20, -80, 760, 460))
+    page.group("Sampling", (x - 20, -80, 760, 520))
     cut = {"samples": (sampler, 0), "trim_amount": (vace, 3)}
-    trim = page.add("TrimVideoLatent", (x, 500, 260), {"trim_amount": 0}, cut)
-    pixels = page.add("VAEDecode", (x, 620, 260), {}, {"samples": (trim, 0), "vae": (vae, 0)})
-    video = page.add("CreateVideo", (x, 730, 260), {"fps": float(result.fps)}, {"images": (pixels, 0)})
+    left = x + 110  # room for the group's title beside the wires that come in from above
+    trim = page.add("TrimVideoLatent", (left, 560, 280), {"trim_amount": 0}, cut)
+    pixels = page.add("VAEDecode", (left, 680, 280), {}, {"samples": (trim, 0), "vae": (vae, 0)})
+    video = page.add("CreateVideo", (left, 790, 280), {"fps": float(result.fps)}, {"images": (pixels, 0)})
     names = {"filename_prefix": "video/wan", "format": "auto", "codec": "auto"}
-    page.add("SaveVideo", (x + 320, 500, 400, 350), names, {"video": (video, 0)})
-    page.group("Video", (x - 20, 420, 760, 450))
+    page.add("SaveVideo", (x + 440, 560, 280, 350), names, {"video": (video, 0)})
+    page.group("Video", (x - 20, 480, 760, 450))
     return Workflow(page.nodes, tuple(page.groups))
 
 
