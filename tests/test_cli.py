@@ -104,7 +104,10 @@ def test_the_settings_reach_the_sampler(command, capsys):
         (("--device", "mps"), "cpu or cuda, not 'mps': try cpu"),
         (("--output", "video.gif"), "an .mp4 file, not 'video.gif': try video.mp4"),
         (("--output", "."), "is a folder: try"),
-        (("--enlarge", "0"), "1 time or more, not 0"),
+        (("--enlarge", "0"), "1 to 32 times, not 0"),
+        (("--enlarge", "1000000"), "1 to 32 times, not 1000000"),
+        (("--size", "9" * 5000 + "x96"), "--size is WIDTHxHEIGHT"),
+        (("--frames", "4000001"), "16385 at most, not 4000001"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(command, capsys, options, words):
@@ -174,6 +177,10 @@ def test_doctor_plans_what_its_options_ask_for(capsys):
     assert "1 or more, not 0" in capsys.readouterr().err
     assert cli.main(["doctor", "mini", "--guidance", "-2"]) == 2
     assert "0 to 100, not -2.0" in capsys.readouterr().err
+    assert cli.main(["doctor", "--frames", "1" + 400 * "0"]) == 2
+    assert "16385 at most" in capsys.readouterr().err
+    assert cli.main(["download", "mini", "--folder", "~nosuchuser/x"]) == 2
+    assert "the home of someone unknown here" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- help

@@ -134,6 +134,8 @@ def test_hints_come_one_by_one_and_all_on_request(capsys):
         (lambda latent, velocity, sigma, sigma_next: latent * 0, "one of its numbers is"),
         (lambda latent, velocity, sigma, sigma_next: latent * float("nan"), "one of its numbers is"),
         (7, "pass the function itself"),
+        (lambda latent, *_: latent * 1j, "of real numbers, not of complex ones"),
+        (lambda latent, *_: latent.to_sparse(), "a Tensor that cannot be compared with"),
     ],
 )
 def test_any_other_wrong_answer_is_told_kindly(answer, told):

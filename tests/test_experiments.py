@@ -19,7 +19,7 @@ from small import write_small_model
 
 from wan_tutorial import experiments
 from wan_tutorial.errors import WanError
-from wan_tutorial.experiments import Experiments, RunSettings, paint, read_record, record_files
+from wan_tutorial.experiments import Experiments, RunSettings, paint, read_record, read_stack, record_files
 from wan_tutorial.files import write_safetensors
 from wan_tutorial.pipeline import load
 from wan_tutorial.show.runs import thumbnail, write_page
@@ -260,6 +260,44 @@ def test_history_leaves_out_what_is_damaged_or_unfinished(bench, made):
         bench.find(9)
     copies(bench, made, 1)
     assert bench.history()[-1].number == 4
+
+
+@pytest.mark.parametrize(
+    "name, value", [("fps", 10**400), ("memory_peak", "x"), ("memory_peak", 10**400), ("seconds", {"text": "x"}),
+                    ("seconds", {"text": 10**400}), ("versions", {})]
+)  # fmt: skip
+def test_a_record_whose_numbers_are_none_is_left_out(bench, made, name, value):
+    copies(bench, made, 2)
+    about = bench.history()[0].folder / "run.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {name: value}))
+    assert [record.number for record in bench.history()] == [2]
+    with pytest.raises(WanError, match="damaged"):
+        bench.find(1)
+
+
+def test_a_record_that_is_too_deep_to_read_is_left_out(bench, made):
+    copies(bench, made, 2)
+    (bench.history()[0].folder / "run.json").write_text("[" * 100_000)
+    assert [record.number for record in bench.history()] == [2]
+
+
+def test_damaged_pictures_of_a_record_are_said_in_a_sentence(bench, made, monkeypatch):
+    copies(bench, made, 1)
+    (record,) = bench.history()
+    path = record.folder / "frames.png"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's DecompressionBombError
+    for read in (lambda: read_stack(path, 32), lambda: thumbnail(path)):
+        with pytest.raises(WanError, match="could not be read as a picture"):
+            read()
+    monkeypatch.undo()
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"I\0AT"))  # its SyntaxError
+    for read in (record.frames, lambda: thumbnail(path)):
+        with pytest.raises(WanError, match="could not be read as a picture"):
+            read()
+    size = record.settings.video_size
+    Image.new("RGB", (size.latent_width, size.latent_height)).save(record.folder / "steps.png")
+    with pytest.raises(WanError, match="no whole number of steps"):
+        record.guesses()
 
 
 def test_a_hundred_runs_are_read_within_a_second(bench, made):

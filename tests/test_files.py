@@ -345,6 +345,27 @@ def gguf_with(tmp_path, *, type_number=0, shape=(4,), offset=0, metadata=b"", va
     return path
 
 
+def test_what_is_no_ordinary_file_is_neither_waited_for_nor_replaced(tmp_path):
+    pipe = tmp_path / "pipe.gguf"
+    os.mkfifo(pipe)
+    with pytest.raises(WanError, match="is no ordinary file; name a .gguf"):
+        read_header(pipe)
+    with pytest.raises(WanError, match="is no ordinary file; name another"):
+        write_safetensors(pipe, {"a": torch.ones(2)})
+    assert pipe.is_fifo()
+    long = tmp_path / ("n" * 240 + ".safetensors")
+    with pytest.raises(WanError, match="cannot be written: File name too long"):
+        write_safetensors(long, {"a": torch.ones(2)})
+
+
+def test_numbers_that_no_header_holds_are_damage(tmp_path):
+    for line in ('{"a":{"dtype":"F32","shape":[1e999],"data_offsets":[0,4]}}',
+                 '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,Infinity]}}'):  # fmt: skip
+        (tmp_path / "a.safetensors").write_bytes(len(line).to_bytes(8, "little") + line.encode() + bytes(4))
+        with pytest.raises(WanError, match="is damaged: its header cannot be read"):
+            read_header(tmp_path / "a.safetensors")
+
+
 def test_damaged_gguf_is_named(tmp_path):
     assert read_tensors(gguf_with(tmp_path)).tensors["x"].shape == (4,)
     endless = struct.pack(

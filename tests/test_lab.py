@@ -216,9 +216,20 @@ def test_a_real_run_is_cancelled_between_its_steps(lab):
     until(lambda: "step 2 of 99" in status(lab))
     lab.cancel()
     lab.desk.wait()
-    assert "Cancelled" in status(lab) and lab.bench.history() == [] and lab.error is None
+    assert "Cancelled" in status(lab) and lab.bench.history() == [] and "alert" not in status(lab)
     lab.parts["steps"].value = 2
     assert lab.run().settings.steps == 2
+
+
+def test_a_cancelled_run_is_no_run_before_it(slow):
+    slow.run()
+    slow.bench.pause, slow.parts["steps"].value = 0.05, 99
+    stop = threading.Thread(target=lambda: (until(lambda: "step 2 of 99" in status(slow)), slow.cancel()))
+    stop.start()
+    with pytest.raises(WanError, match="was cancelled"):
+        slow.run()
+    stop.join()
+    assert "Cancelled" in status(slow) and slow.record.number == 1
 
 
 def test_a_second_run_waits_its_turn_and_cancel_forgets_it(slow):
@@ -346,6 +357,28 @@ def test_an_earlier_run_is_a_video_to_start_from(two):
     two.use(SETTINGS)
 
 
+def test_a_file_to_start_from_is_kept_and_so_is_a_runs_own(lab, pipe, tmp_path):
+    first = lab.run()
+    clip = str(tmp_path / "clip.png")
+    shutil.copy(first.folder / "frames.png", clip)
+    given = replace(SETTINGS, start=clip, denoise=0.5, seed=8)
+    other = Lab(Experiments(lab.bench.folder, {"mini": pipe}), given)
+    assert other.settings == given and not other.parts["denoise"].disabled
+    record = other.run()
+    assert other.settings == given and (record.folder / "start.png").exists()
+    lab._refresh(record)
+    assert lab.settings == SETTINGS
+    lab.use_picked()
+    assert lab.settings == record.settings
+    assert (f"{record.id}/start.png", record.settings.start) in lab.parts["start"].options
+    assert lab.run().checksum == record.checksum
+    other.parts["start"].value = ""
+    assert other.settings.start is None and clip in dict(other.parts["start"].options).values()
+    lab.parts["start"].value = ""
+    assert lab.settings.start is None and [name for name, _ in lab.parts["start"].options] == [
+        "pure noise", "run 3", "run 2", "run 1"]  # fmt: skip
+
+
 def test_repeating_and_saving_a_page(lab):
     record = lab.run()
     lab.parts["repeat"].click()
@@ -374,7 +407,10 @@ def test_a_grid_fills_cell_by_cell_and_goes_on_after_a_cancel(lab):
     lab.start_grid()
     lab.desk.wait()
     stop.join()
-    assert 2 <= len(lab.bench.history()) < 4
+    there = lab.bench.history()
+    assert 2 <= len(there) < 4 and lab.records == there and lab.record == there[-1]
+    assert len(lab.parts["picks"].options) == len(there) == len(lab.parts["start"].options) - 1
+    assert "Cancelled" in status(lab)
     assert any("Video 2 of 4. Painting: step 1 of 2" in words for words in said)
     records = lab.run_grid()
     assert [(one.settings.seed, one.settings.guidance) for one in records] == [
@@ -428,6 +464,56 @@ def test_files_that_vanish_are_said_and_the_next_run_is_made(lab, tmp_path):
     assert lab.run().frames().shape == (5, 48, 48, 3)
 
 
+def test_a_grid_that_fails_shows_the_videos_it_made(lab, monkeypatch):
+    grid = lab.bench.grid
+
+    def fail(*given, **keywords):
+        yield next(grid(*given, **keywords))
+        raise WanError("The disk is full.")
+
+    monkeypatch.setattr(lab.bench, "grid", fail)
+    lab.parts["across"].value, lab.parts["across_values"].value = "guidance", "1, 2"
+    with pytest.raises(WanError, match="disk is full"):
+        lab.run_grid()
+    assert lab.records == lab.bench.history() == [lab.record] and "disk is full" in status(lab)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"x"), lambda path: path.unlink()])
+def test_the_lab_opens_over_a_damaged_run(lab, pipe, monkeypatch, damage):
+    first = lab.run()
+    damage(lab.run().folder / "frames.png")
+    caught = []
+    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: caught.append(data))
+    other = Lab(Experiments(lab.bench.folder, {"mini": pipe}), SETTINGS)
+    other.show()
+    other.desk.wait()
+    assert "frames.png could not be read as a picture" in status(other)
+    assert "screen is empty" in caught[0]["text/plain"]
+    other.parts["picks"].value = (first.id,)
+    other.show_picked()
+    assert other.film is not None and other.run().number == 3
+
+
+def test_a_damaged_reference_does_not_hide_its_run(lab, tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (20, 30), "green").save(picture)
+    lab.use(replace(SETTINGS, reference=str(picture)))
+    record = lab.run()
+    whole = picture.read_bytes()
+    (record.folder / "reference.png").write_bytes(whole.replace(b"IDAT", b"I\0AT"))  # Pillow's SyntaxError
+    lab._refresh(record)
+    assert "reference.png could not be read as a picture" in status(lab) and lab.film is not None
+    lab.use(SETTINGS)
+    assert lab.run().number == 2
+
+
+def test_a_page_of_a_run_without_its_video_is_refused_in_a_sentence(lab):
+    (lab.run().folder / "video.mp4").unlink()
+    lab.parts["page"].click()
+    assert "The video of run 1 could not be read" in status(lab)
+    assert not (lab.bench.folder / "page.html").exists()
+
+
 def test_a_desk_outlives_a_fault_in_its_work(capsys):
     done, desk = [], Desk()
     desk.add(lambda: 1 / 0)
@@ -447,6 +533,12 @@ def test_the_panel_leaves_a_picture_for_those_without_a_kernel(lab, monkeypatch)
     empty = runs.draw_panel(None, SETTINGS)
     full = runs.draw_panel(lab.record, replace(SETTINGS, prompt="x" * 400))
     assert full.shape == empty.shape and (full != empty).mean() > 0.1, "a run's moments are on the screen"
+
+
+@pytest.mark.parametrize("gap", ["\n", "\r", "\u2029"])
+def test_the_picture_takes_words_of_several_lines(gap):
+    lines, line = (replace(SETTINGS, prompt=f"a{one}sword", negative=f"a{one}blur") for one in (gap, " "))
+    assert (runs.draw_panel(None, lines) == runs.draw_panel(None, line)).all()
 
 
 def test_the_picture_has_the_plan_under_run(lab, monkeypatch):

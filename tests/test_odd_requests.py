@@ -143,7 +143,7 @@ def test_a_picture_is_written_from_floats_too(tmp_path):
 
 
 def test_counts_are_whole_numbers(tmp_path):
-    says("1 time or more, not 1.5: try 4", write_video, VIDEO, tmp_path / "a.mp4", fps=8, times=1.5)
+    says("1 to 32 times, not 1.5: try 4", write_video, VIDEO, tmp_path / "a.mp4", fps=8, times=1.5)
     says("1 column or more, not '3': try 7", film_strip, VIDEO, "3", fps=8)
     says("1 pixel high or more, not 0: try 192", film_strip, VIDEO, fps=8, frame_height=0)
 

@@ -3,6 +3,7 @@
 import io
 import mmap
 import re
+import shutil
 import sys
 import time
 import weakref
@@ -198,6 +199,111 @@ def test_an_interrupted_run_goes_on_from_its_last_step(pipe, tmp_path, monkeypat
 def test_a_folder_that_cannot_be_written_is_said_before_any_work(pipe):
     with pytest.raises(WanError, match="cannot be written.*name another folder"):
         generate(pipe, keep="/proc/nothing/run")
+
+
+def stopped(pipe, monkeypatch, calls, **options):
+    """A run that is stopped when the model is asked for the last time."""
+    forward, asked = pipe.transformer.forward, []
+
+    def stopping(*inputs, **named):
+        asked.append(1)
+        if len(asked) == calls:
+            raise KeyboardInterrupt
+        return forward(*inputs, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipe.transformer, "forward", stopping)
+        generate(pipe, **options)
+
+
+def test_kept_answers_are_known_by_their_number_and_only_whole_ones_are_used(pipe, tmp_path, monkeypatch):
+    options = {"steps": 5, "seed": 4, "keep": tmp_path / "run"}
+    whole = generate(pipe, steps=5, seed=4)
+    spoils = {
+        "one missing": lambda folder: (folder / "velocity-0001.safetensors").unlink(),
+        "a copy beside": lambda folder: shutil.copy(
+            folder / "velocity-0002.safetensors", folder / "velocity-0000 (1).safetensors"
+        ),
+    }
+    for name, spoil in spoils.items():
+        stopped(pipe, monkeypatch, 4, **options)
+        spoil(tmp_path / "run")
+        assert torch.equal(generate(pipe, **options).latent, whole.latent), name
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    first = tmp_path / "run" / "velocity-0000.safetensors"
+    stopped(pipe, monkeypatch, 4, **options)
+    good = read_tensors(first).tensors["velocity"].clone()
+    for wrong in ({"velocity": (100 * good).int()}, {"other": good}, {"velocity": good * torch.nan}):
+        write_safetensors(first, wrong)
+        with pytest.raises(WanError, match="velocity-0000.safetensors is damaged: delete it"):
+            generate(pipe, **options)
+    first.write_bytes(first.read_bytes()[:-5])
+    with pytest.raises(WanError, match="velocity-0000.safetensors is damaged: delete it"):
+        generate(pipe, **options)
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(WanError, match="keeps another run"):
+        generate(pipe, **options | {"seed": 5})
+
+
+def test_a_kept_run_knows_its_start_video_by_every_pixel(pipe, tmp_path, monkeypatch):
+    video = generate(pipe, seed=2).video
+    options = {"steps": 5, "denoise": 0.6, "keep": tmp_path / "run"}
+    stopped(pipe, monkeypatch, 3, start=video, **options)
+    with pytest.raises(WanError, match="keeps another run"):
+        generate(pipe, start=video.flip(0), **options)  # its pixels have the same sum
+    generate(pipe, start=video, **options)
+
+
+def test_a_prompt_with_half_a_letter_is_kept_too(pipe, tmp_path, monkeypatch):
+    options = {"prompt": "caf\udce9 sword", "steps": 3, "keep": tmp_path / "run"}
+    stopped(pipe, monkeypatch, 3, **options)
+    generate(pipe, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_video_is_not_lost_where_its_folder_cannot_be_emptied(pipe, tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    assert generate(pipe, keep=tmp_path / "run").video.isfinite().all()
+
+
+def test_after_a_run_in_inference_mode_the_model_can_still_be_trained(pipe):
+    size = VideoSize(48, 32, 5)  # of its own: what is remembered is by size
+    with torch.inference_mode():
+        generate(pipe, size=size, steps=1)
+    latent = pipe.draw_noise(size).requires_grad_()
+    words = pipe.encode_text(PROMPT).positive[None]
+    pipe.transformer(latent, torch.tensor([500.0]), words).sum().backward()
+    assert latent.grad is not None and latent.grad.isfinite().all()
+
+
+def test_stages_refuse_what_is_no_float_or_holds_nothing(pipe):
+    text, noise = pipe.encode_text(PROMPT), pipe.draw_noise(SMALL)
+    for wrong in (noise.long(), noise[:, :, :0]):
+        with pytest.raises(WanError, match="The noise is a tensor of floats"):
+            list(pipe.denoise(wrong, text, steps=1))
+    with pytest.raises(WanError, match="latent.*is a tensor of floats"):
+        pipe.decode(noise[:, :, :0])
+    with pytest.raises(WanError, match="tensor of floats from -1 to 1"):
+        pipe.encode(torch.zeros(1, 0, 16, 3))
+    for wrong in (text.positive[None], text.positive.numpy(), text.positive.long()):
+        with pytest.raises(WanError, match="An embedding is a tensor of floats .tokens, dim."):
+            list(pipe.denoise(noise, replace(text, positive=wrong), steps=1))
+    half = replace(text, positive=text.positive.half(), negative=text.negative.half())
+    assert next(iter(pipe.denoise(noise, half, steps=1))).latent.isfinite().all()
+
+
+def test_a_size_that_no_memory_holds_is_a_sentence(pipe):
+    with pytest.raises(WanError, match="memory does not hold the noise of a video of 32x32x5"):
+        pipe.draw_noise(SMALL, extra_frames=10**12)
+    for width, told in ((1_600_000, "1600000"), (10**400, "as many as this"), (10**5000, "as many as this")):
+        with pytest.raises(WanError, match=f"width of a video must be 16385 at most, not {told}"):
+            VideoSize(width, 96, 13)
+    for steps, denoise in ((3, 1e-310), (10**400, 0.5)):
+        with pytest.raises(WanError):
+            pipe.settings(steps=steps, denoise=denoise)
 
 
 def test_a_kept_run_outlives_a_full_disk_and_a_killed_process(tmp_path, monkeypatch):

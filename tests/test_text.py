@@ -5,7 +5,7 @@ import torch
 from small import SENTENCES, small_sentencepiece, small_text_encoder_state
 
 from wan_tutorial.errors import WanError
-from wan_tutorial.quantization import FP8, dequantize_fp8, packed_linears
+from wan_tutorial.quantization import FP8, QuantizedTensor, dequantize_fp8, packed_linears
 from wan_tutorial.text import (
     TextShape,
     Tokenizer,
@@ -99,6 +99,23 @@ def test_sixteen_bit_files_stay_so_and_compute_in_float32(dtype):
     wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in half.items()}
     ours, expected = (load_text_encoder(one).encode(SENTENCES[1], 64).embedding for one in (half, wide))
     assert torch.equal(ours, expected)
+
+
+def test_a_gguf_encoder_with_these_names_is_read_and_odd_shapes_are_refused():
+    plain = small_text_encoder_state(fp8=False)
+    packed = {
+        name: QuantizedTensor.from_weights(tensor.float(), "Q8_0") if name.endswith(".q.weight") else tensor
+        for name, tensor in plain.items()
+    }
+    ours, expected = (load_text_encoder(one).encode(SENTENCES[1], 64).embedding for one in (packed, plain))
+    assert 0 < (ours - expected).abs().max() < 0.05 * expected.abs().max()
+    name = "encoder.block.0.layer.0.SelfAttention.q"
+    with pytest.raises(WanError, match="no UMT5 text encoder has a .*q.weight of shape"):
+        load_text_encoder(plain | {f"{name}.weight": torch.tensor(1.0)})
+    state = small_text_encoder_state()
+    for scale in (torch.ones(256, 1), torch.tensor(torch.nan)):
+        with pytest.raises(WanError, match="one finite number as its scale"):
+            load_text_encoder(state | {f"{name}.scale_weight": scale})
 
 
 def test_encoded_text_tells_its_pieces_and_what_was_cut(encoder):

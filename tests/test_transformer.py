@@ -231,6 +231,13 @@ def test_wrong_files_are_explained(state):
     without = {name: tensor for name, tensor in state.items() if name != "blocks.1.ffn.2.bias"}
     with pytest.raises(WanError, match="needs 185 tensors, but 1 are not in this file .blocks.1.ffn.2.bias"):
         build_transformer(without)
+    for name, wrong in (
+        ("text_embedding.0.weight", torch.ones(3)),
+        ("patch_embedding.weight", torch.tensor(1.0)),
+        ("head.modulation", torch.ones(1, 2, 0)),
+    ):
+        with pytest.raises(WanError, match="of shape|heads of 128"):
+            build_transformer(state | {name: wrong})
     with pytest.raises(WanError, match="this file lacks head.modulation"):
         build_transformer({"encoder.conv1.weight": torch.zeros(1)})
     with pytest.raises(WanError, match="no place for 1 of this file's tensors .blocks.0.lora"):

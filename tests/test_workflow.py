@@ -118,10 +118,9 @@ def test_nothing_is_lost_from_file_to_graph_to_file(path, tmp_path):
     assert to_api(parse(before)) == api == to_api(parse(api))
     page = to_ui(parse(api))  # a new page: other places, same meaning
     assert to_api(parse(page)) == api
-    assert (
-        "Power Lora Loader (rgthree)" not in str(api)
-        or parse(page).nodes["4"].loras == parse(api).nodes["4"].loras
-    )
+    if "Power Lora Loader (rgthree)" in str(api):
+        again, first = parse(page), parse(api)
+        assert again.loras(again.nodes["4"]) == first.loras(first.nodes["4"]) != []
 
 
 def test_a_changed_setting_reaches_both_formats(document):
@@ -286,7 +285,7 @@ def test_a_result_becomes_a_workflow_and_the_same_result_again(pipe):
     assert torch.equal(video_of(list(workflow.run(pipe=pipe))).frames, result.video)
     loras = [("a.safetensors", 0.5)]
     page = workflow_of(result, loras=loras, reference="bonfire.png", model="wan2.1-vace-14b-q3")
-    assert [node.loras for node in page.nodes.values() if node.type.startswith("Power")] == [loras]
+    assert [page.loras(node) for node in page.nodes.values() if node.type.startswith("Power")] == [loras]
     assert not any(finding.problem for finding in page.check())
     ours = SamplingSettings(scheduler="official")
     with pytest.raises(WanError, match="ComfyUI has no sampler 'uni_pc' with the scheduler 'official'"):
@@ -317,7 +316,6 @@ def test_what_cannot_run_is_said_before_or_where_it_stops(pipe, tmp_path, docume
     with pytest.raises(WanError, match="asks for the LoRA 'embroidery.safetensors'.*not there"):
         list(workflow.run(pipe=pipe))
     workflow.nodes["4"].values["lora_1"]["on"] = False
-    workflow.nodes["4"].values["lora_1"]["on"] = False
     (tmp_path / "bonfire.png").write_text("not a picture")
     with pytest.raises(WanError, match="bonfire.png is not a picture that can be read"):
         list(workflow.run(pipe=pipe))
@@ -329,7 +327,7 @@ def test_the_second_graph_is_generate_with_the_lora_and_the_reference():
     runs = list(workflow.run(pipe=mini))
     asked = {node.type: node.values for node in workflow.plan()}
     sampler = asked["KSampler"]
-    ((_, strength),) = next(node.loras for node in workflow.plan() if node.type.startswith("Power"))
+    ((_, strength),) = next(workflow.loras(node) for node in workflow.plan() if node.type.startswith("Power"))
     positive, negative = (node.values["text"] for node in workflow.plan() if node.type == "CLIPTextEncode")
     options = {
         "negative": negative,
@@ -396,8 +394,35 @@ def test_a_lora_reaches_the_text_encoder_where_a_node_lets_it(pipe, tmp_path, no
         assert "both.safetensors: 2 keys are for the text encoder, applied at strength 0.7." in words
     row["strengthTwo"] = plain["strength_clip"] = 0.2
     if node != "LoraLoaderModelOnly":
-        assert workflow.nodes["4"].loras == [("both.safetensors", 0.7)]
-        assert workflow.nodes["4"].clip_loras == [("both.safetensors", 0.2)]
+        assert workflow.loras(workflow.nodes["4"]) == [("both.safetensors", 0.7)]
+        assert workflow.clip_loras(workflow.nodes["4"]) == [("both.safetensors", 0.2)]
+
+
+@pytest.mark.parametrize("kind", ["LoraLoader", "LoraLoaderModelOnly"])
+def test_a_primitive_sets_a_lora_as_in_the_file_for_comfyui(kind):
+    """A strength of 1 in the node's own field and a PrimitiveNode of 0 on it: no LoRA, here as there."""
+    document = json.loads(LORA.read_text())
+    loader = next(node for node in document["nodes"] if node["id"] == 4)
+    loader.update(type=kind, widgets_values=["a.safetensors", 1.0, 1.0])
+    socket = {"name": "strength_model", "type": "FLOAT", "widget": {"name": "strength_model"}, "link": 900}
+    loader["inputs"].append(socket)
+    document["links"].append([900, 51, 0, 4, len(loader["inputs"]) - 1, "FLOAT"])
+    primitive = {"id": 51, "type": "PrimitiveNode", "outputs": [{"name": "FLOAT", "type": "FLOAT"}],
+                 "widgets_values": [0.0, "fixed"]}  # fmt: skip
+    document["nodes"].append(primitive)
+    workflow = parse(document)
+    assert to_api(workflow)["4"]["inputs"]["strength_model"] == 0.0
+    assert workflow.loras(workflow.nodes["4"]) == []
+    loader["widgets_values"][1], primitive["widgets_values"][0] = "abc", 0.5
+    workflow = parse(document)
+    assert workflow.loras(workflow.nodes["4"]) == [("a.safetensors", 0.5)]
+
+
+def test_a_lora_row_of_anything_is_checked():
+    workflow = read_workflow(LORA)
+    workflow.nodes["4"].values = {"lora_1": {"on": True, "lora": ["a"], "strength": "much"}}
+    problems = [finding.words for finding in workflow.check() if finding.problem]
+    assert len(problems) == 2 and "must name a file" in problems[0] and "not 'much'" in problems[1]
 
 
 def test_a_reference_is_encoded_sampled_and_trimmed_node_by_node(pipe, tmp_path):
@@ -435,6 +460,82 @@ def test_a_reference_is_encoded_sampled_and_trimmed_node_by_node(pipe, tmp_path)
     assert torch.equal(runs["TrimVideoLatent"].outputs[0].value.latent, expected.latent)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "giver", "words"),
+    [
+        ("CreateVideo", "fps", "UnetLoaderGGUF", "takes FLOAT, not the MODEL of"),
+        ("TrimVideoLatent", "trim_amount", "LoadImage", "takes INT, not the IMAGE of"),
+        ("ModelSamplingSD3", "shift", "CLIPLoader", "takes FLOAT, not the CLIP of"),
+        ("CLIPTextEncode", "text", "VAELoader", "takes STRING, not the VAE of"),
+        ("KSampler", "sampler_name", "UnetLoaderGGUF", "takes STRING, not the MODEL of"),
+        ("VAELoader", "vae_name", "CLIPLoader", "takes STRING, not the CLIP of"),
+    ],
+)
+def test_a_link_into_a_setting_must_carry_what_it_takes(kind, name, giver, words):
+    api = to_api(read_workflow(LORA))
+    numbers = {node["class_type"]: number for number, node in api.items()}
+    api[numbers[kind]]["inputs"][name] = [numbers[giver], 0]
+    problems = [finding.words for finding in parse(api).check() if finding.problem]
+    assert len(problems) == 1 and f"setting {name!r}" in problems[0] and words in problems[0]
+
+
+def test_a_whole_number_may_be_linked_into_any_number(document):
+    api = to_api(parse(document))
+    vace, create = (str(entry(document, name)["id"]) for name in ("WanVaceToVideo", "CreateVideo"))
+    api[create]["inputs"]["fps"] = [vace, 3]
+    assert not [finding for finding in parse(api).check() if finding.problem]
+
+
+@pytest.mark.parametrize("kind", ["*", "MODEL"])
+def test_a_primitive_is_no_model(kind, document):
+    sampler = entry(document, "KSampler")
+    next(socket for socket in sampler["inputs"] if socket["name"] == "model")["link"] = 900
+    document["links"].append([900, 51, 0, sampler["id"], 0, kind])
+    document["nodes"].append({"id": 51, "type": "PrimitiveNode", "widgets_values": [1, "fixed"],
+                              "outputs": [{"name": "x", "type": kind}]})  # fmt: skip
+    problems = [finding.words for finding in parse(document).check() if finding.problem]
+    assert problems == [
+        "The input 'model' of 'KSampler' (node 8) takes MODEL, not the setting of 'PrimitiveNode' (node 51)."
+    ]
+
+
+# ------------------------------------------------------------------------------- outputs that cannot be written
+
+
+def test_an_output_that_cannot_be_written_is_noticed_before_any_node_runs(pipe, tmp_path):
+    (tmp_path / "afile").write_text("")
+    for save_to, prefix in [
+        ("/proc/nope", "x"),
+        (tmp_path / "afile" / "below", "x"),
+        (tmp_path, "afile/x"),
+        (tmp_path, "x" * 250),
+    ]:
+        workflow = small(read_workflow(PLAIN))
+        workflow.set("SaveVideo", "filename_prefix", prefix)
+        with pytest.raises(WanError, match="choose another output|shorten it"):
+            workflow.run(pipe=pipe, save_to=save_to)  # no node is asked for
+
+
+@pytest.mark.parametrize("name", ["out.txt", "afile/out.png", "~nosuchuser/out.png"])
+def test_a_picture_that_cannot_be_written_is_noticed_before_the_run(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(Workflow, "run", lambda *_, **__: pytest.fail("it ran"))
+    (tmp_path / "afile").write_text("")
+    picture = name if name.startswith("~") else tmp_path / name
+    for words in (("run", PLAIN, "--picture", picture), ("draw", PLAIN, "--run", "--output", picture)):
+        status, page = command(*words)
+        assert status == 2 and "Traceback" not in page and len(page.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["/proc/x.json", "~nosuchuser/x.json", "x" * 300 + ".json", "", "."])
+def test_a_workflow_that_cannot_be_written_is_said_in_a_sentence(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WanError):
+        write_workflow(read_workflow(PLAIN), name)
+    longest = "x" * 240 + ".json"
+    assert write_workflow(read_workflow(PLAIN), longest).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [longest]
+
+
 # -------------------------------------------------------------------------------------------------- staying inside
 
 
@@ -451,6 +552,7 @@ def test_a_reference_is_encoded_sampled_and_trimmed_node_by_node(pipe, tmp_path)
         "x\x00y",
         "",
         "a" * 300,
+        "\u00e9" * 200 + ".png",  # 204 letters, 404 bytes
     ],
 )
 def test_file_names_stay_inside_their_folder(name, document):
@@ -470,6 +572,8 @@ def test_a_link_on_the_disk_does_not_lead_outside(pipe, tmp_path):
     (inside / "bonfire.png").symlink_to(tmp_path / "secret.png")
     workflow = read_workflow(LORA)
     workflow.folder, workflow.nodes["4"].values["lora_1"]["on"] = inside, False
+    workflow.nodes["7"].values["image"] = "\u00e9" * 200 + ".png"
+    assert draw_workflow(workflow).axes, "a name longer than the disk's names is a picture that is not there"
     workflow.nodes["7"].values["image"] = "bonfire.png"
     if not (ROOT / "assets" / "bonfire.png").exists():
         with pytest.raises(WanError, match="not beside the workflow's file"):

@@ -146,6 +146,8 @@ def test_unknown_words_name_the_nearest():
     (word, near), *rest = captions.unknown_words("a swird beside the fire")
     assert word == "swird" and "sword" in near and not rest
     assert all(near for _, near in captions.unknown_words("zzyzx qqq"))
+    assert [word for word, _ in captions.unknown_words("меч в огне, épée")] == ["меч", "в", "огне", "épée"]
+    assert captions.unknown_words("剑在燃烧") == [("剑在燃烧", ())]
 
 
 def test_free_phrasings_use_known_words_and_known_values():

@@ -266,7 +266,7 @@ def read_size(options: argparse.Namespace) -> VideoSize | None:
     if options.size is None and options.frames is None:
         return None
     sides = (options.size or f"{own.width}x{own.height}").lower().split("x")
-    if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
+    if len(sides) != 2 or not all(side.strip().isdecimal() and len(side) < 20 for side in sides):
         raise WanError(
             f"--size is WIDTHxHEIGHT in pixels, such as 96x96, not {options.size!r}; --frames has the length."
         )

@@ -19,6 +19,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -281,7 +282,7 @@ def read_stack(path: Path, height: int) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             pixels = np.array(picture.convert("RGB"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise WanError(f"{path} could not be read as a picture: it is missing or damaged.") from error
     if len(pixels) % height:
         raise WanError(f"{path.name} is {len(pixels)} pixels high, which is no number of frames of {height}.")
@@ -344,7 +345,10 @@ class Record:
     def guesses(self) -> np.ndarray:
         """A small picture of the clean guess after each step, (steps, F, H, W, 3), uint8."""
         size = self.settings.video_size
-        stack = read_stack(self.folder / "steps.png", size.latent_height)
+        path = self.folder / "steps.png"
+        stack = read_stack(path, size.latent_height)
+        if len(stack) % size.latent_frames:
+            raise WanError(f"{path} holds no whole number of steps: it is damaged.")
         return stack.reshape(-1, size.latent_frames, *stack.shape[1:])
 
     def __str__(self) -> str:
@@ -648,11 +652,13 @@ def read_record(folder: Path) -> Record:
                 settings[name] = str(folder / Path(settings[name]).name)
         told["notices"] = tuple(told["notices"])
         check_fps(told["fps"])
-        sum(told["seconds"].values())  # or a TypeError, as below
+        if not all(map(math.isfinite, (*told["seconds"].values(), told["memory_peak"]))):
+            raise ValueError("no number")
+        _ = told["versions"]["wan_tutorial"]  # or a KeyError, as below: a page names it
         return Record(folder=folder, settings=RunSettings.from_json(settings), **told)
     except WanError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WanError(f"{folder} could not be read as a run: it is damaged or of another kind.") from error
 
 

@@ -23,7 +23,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -148,13 +148,18 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def _check_there(path: Path) -> None:
-    if path.is_dir():
-        raise WanError(f"{path} is a folder; name a .gguf or .safetensors file in it.")
-    if path.exists():
-        return
-    if not path.parent.is_dir():
-        raise WanError(f"There is no file {path}: the folder {path.parent} does not exist.")
-    others = [other.name for other in path.parent.iterdir() if other.is_file()]
+    try:
+        if path.is_dir():
+            raise WanError(f"{path} is a folder; name a .gguf or .safetensors file in it.")
+        if path.is_file():
+            return
+        if path.exists():  # a pipe would be waited for without end
+            raise WanError(f"{path} is no ordinary file; name a .gguf or .safetensors file.")
+        if not path.parent.is_dir():
+            raise WanError(f"There is no file {path}: the folder {path.parent} does not exist.")
+        others = [other.name for other in path.parent.iterdir() if other.is_file()]
+    except OSError as error:
+        raise WanError(f"{path} cannot be read: {error.strerror}.") from error
     nearest = difflib.get_close_matches(path.name, others, n=1, cutoff=0.3)
     advice = (
         f"the nearest name in that folder is {nearest[0]}" if nearest else "nothing there has a name like it"
@@ -303,6 +308,8 @@ def _read_gguf_entry(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int]:
 
 
 def _gguf_bytes(file_name: str, name: str, type_name: str, shape: tuple[int, ...]) -> int:
+    if max(shape, default=0) >= 2**63:
+        raise WanError(f"{file_name} is damaged: {name} has the shape {shape}; download it again.")
     weights, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type_name]]
     if weights > 1 and (not shape or shape[-1] % weights):
         raise WanError(
@@ -327,7 +334,7 @@ def _read_safetensors_header(path: Path, size: int) -> Header:
         entries = tuple(_safetensors_entry(name, line, 8 + length) for name, line in listed.items())
     except WanError as error:
         raise WanError(f"{path.name}: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise WanError(
             f"{path.name} is damaged: its header cannot be read ({error}); download it again."
         ) from error
@@ -598,12 +605,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Where anything fails, `path` is as it was and the temporary file is gone.
     """
     path = Path(path)
-    if path.is_dir():
-        raise WanError(f"{path} is a folder; name a file in it.")
-    if not path.parent.is_dir():
-        raise WanError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first.")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if path.is_dir():
+            raise WanError(f"{path} is a folder; name a file in it.")
+        if path.exists() and not path.is_file():  # /dev/null would be one file less
+            raise WanError(f"{path} is no ordinary file; name another.")
+        if not path.parent.is_dir():
+            raise WanError(
+                f"{path} cannot be written: the folder {path.parent} does not exist; make it first."
+            )
         yield partial
         umask = os.umask(0)
         os.umask(umask)
@@ -614,7 +625,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             f"{path} cannot be written: {error.strerror or error}; choose another folder."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a name too long for it
+            partial.unlink(missing_ok=True)
 
 
 def write_gguf(

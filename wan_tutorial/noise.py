@@ -32,7 +32,12 @@ def draw_noise(size: VideoSize, *, seed: int, extra_frames: int = 0) -> Tensor:
         raise WanError(f"The extra latent frames must be a whole number, 0 or more, not {extra_frames!r}.")
     generator = torch.Generator(device="cpu").manual_seed(seed)  # leaves torch's global generator alone
     shape = (1, LATENT_CHANNELS, size.latent_frames + extra_frames, size.latent_height, size.latent_width)
-    return torch.randn(shape, generator=generator, dtype=torch.float32)  # (1, C, F + extra, H, W)
+    try:
+        return torch.randn(shape, generator=generator, dtype=torch.float32)  # (1, C, F + extra, H, W)
+    except RuntimeError as error:  # torch asks for the memory at once
+        raise WanError(
+            f"This machine's memory does not hold the noise of a video of {size}: try 96x96x13."
+        ) from error
 
 
 def check_seed(seed: int) -> None:

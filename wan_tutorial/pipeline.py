@@ -10,6 +10,7 @@ Upstream: diffusers' `WanVACEPipeline`, and the node graph of ComfyUI's VACE tem
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -319,6 +320,11 @@ class Pipeline:
             raise WanError(
                 f"The text is what `encode_text` returns, not {_kind(text)}: try pipe.encode_text(prompt)."
             )
+        for embedding in (text.positive, text.negative):
+            if not isinstance(embedding, Tensor) or embedding.ndim != 2 or not embedding.is_floating_point():
+                raise WanError(
+                    f"An embedding is a tensor of floats (tokens, dim), not {_kind(embedding)}: try pipe.encode_text(prompt)."
+                )
         if keep is not None and not isinstance(keep, KeptRun):
             raise WanError(f"Steps are kept in a KeptRun, not {_kind(keep)}: give the folder to `generate`.")
         worn = self.rack.read(loras)
@@ -334,8 +340,8 @@ class Pipeline:
 
         velocity_of = sampling.guided_velocity(
             model,
-            text.positive[None].to(device),  # (1, L, D)
-            text.negative[None].to(device),
+            text.positive[None].float().to(device),  # (1, L, D)
+            text.negative[None].float().to(device),
             settings.guidance,
             together=self.entry.light,
         )
@@ -540,7 +546,11 @@ class Pipeline:
         """The folder of a run, known by all that its steps depend on; `more` holds what only some runs have."""
         folder = check_path(folder, "folder of a kept run", example="outputs/run")
         files = {role: f"{path.name} {fingerprint(path)}" for role, path in self.files.items()}
-        begun = None if start is None else float(start.double().sum())
+        begun = (
+            None
+            if start is None
+            else hashlib.sha256(start.float().cpu().contiguous().numpy().data).hexdigest()
+        )
         told = {"prompt": prompt, "negative": negative, "seed": seed, "size": str(size), "start": begun}
         return KeptRun(folder, told | files | vars(settings) | dict(more))
 
@@ -643,17 +653,21 @@ def check_size(size: Any) -> None:
 
 def _check_latent(latent: Any, what: str, maker: str) -> None:
     """WanError for what has not a latent's five dimensions; `maker` is the stage that gives one."""
-    if isinstance(latent, Tensor) and latent.ndim == 5:
+    if isinstance(latent, Tensor) and latent.ndim == 5 and latent.is_floating_point() and latent.numel():
         return
     inside = next((name for name in ("latent", "tensor") if hasattr(latent, name)), None)
     fix = f"pass its .{inside}" if inside else f"pass what pipe.{maker} gives"
-    raise WanError(f"The {what} is a tensor (B, C, frames, height, width), not {_kind(latent)}: {fix}.")
+    raise WanError(
+        f"The {what} is a tensor of floats (B, C, frames, height, width), not {_kind(latent)}: {fix}."
+    )
 
 
 def _check_pixels(video: Any, what: str) -> None:
     """WanError for what is no video in floats from -1 to 1."""
     right = (
-        isinstance(video, Tensor) and video.is_floating_point() and video.ndim == 4 and video.shape[3] == 3
+        isinstance(video, Tensor)
+        and video.is_floating_point()
+        and (video.ndim == 4 and video.shape[3] == 3 and video.numel())
     )
     if not right:
         raise WanError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,6 +189,7 @@ def _open(source: Any, what: str) -> Image.Image:
         AttributeError,
         SyntaxError,
         IndexError,
+        struct.error,  # of what a camera noted, damaged
         Image.DecompressionBombError,
     ) as error:
         if isinstance(error, WanError):

@@ -16,6 +16,7 @@ VAE_SPACE = 8  # pixels per latent cell, in width and in height
 VAE_TIME = 4  # frames per latent frame, after the first, which is coded alone: 4k + 1 frames -> k + 1
 PATCH = 2  # latent cells per token, in width and in height; 1 in time
 PIXEL_STEP = VAE_SPACE * PATCH  # 16
+LARGEST = 16_385  # pixels of a side, and frames: ComfyUI's fields end there, and the next frame is 4k + 1
 FEW_TOKENS = 4096  # with so few, activations are small beside the weights: the feed-forward takes them whole
 
 
@@ -116,3 +117,6 @@ def _check_frames(value: int) -> None:
 def _check_whole(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise WanError(f"The {name} of a video must be a whole number, not {value!r}.")
+    if value > LARGEST:
+        told = str(value) if value < 10**12 else "as many as this"
+        raise WanError(f"The {name} of a video must be {LARGEST} at most, not {told}: try 96x96x13.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from wan_tutorial.errors import WanError
 from wan_tutorial.transformer import WanTransformer
 
 Grid = tuple[int, int, int]  # tokens: frames, rows, columns
@@ -70,6 +71,10 @@ def look_inside(
     given; the references' frames then come first in every table.
     """
     grid = (latent.shape[2], latent.shape[3] // 2, latent.shape[4] // 2)
+    if not all(0 <= place < count for place, count in zip(spot, grid, strict=True)):
+        raise WanError(
+            f"A spot is (frame, row, column) in a grid of {grid}, from 0 on, not {spot}: try (0, 0, 0)."
+        )
     inside = Inside()
 
     def tap(name: str, query: Tensor, key: Tensor) -> None:

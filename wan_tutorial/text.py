@@ -21,7 +21,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from wan_tutorial.checkpoint import check_tensors
 from wan_tutorial.errors import WanError
-from wan_tutorial.quantization import FP8, Fp8Linear, PackedLinear
+from wan_tutorial.quantization import FP8, Fp8Linear, PackedLinear, QuantizedTensor
 
 PAD, EOS = 0, 1  # token ids of every T5: padding, end of text
 HEAD_DIM = 64  # d_kv of every UMT5
@@ -148,6 +148,12 @@ class TextShape:
                 f"a UMT5 text encoder has {', '.join(needed)}, but this file lacks {', '.join(missing)}: "
                 "choose a file such as umt5_xxl_fp8_e4m3fn_scaled.safetensors."
             )
+        scalars = [name for name in needed if len(state[name].shape) < 2]
+        if scalars:
+            raise WanError(
+                f"no UMT5 text encoder has a {scalars[0]} of shape {tuple(state[scalars[0]].shape)}: the file is damaged; choose "
+                "a file such as umt5_xxl_fp8_e4m3fn_scaled.safetensors."
+            )
         blocks = [re.match(r"encoder\.block\.(\d+)\.", name) for name in state]
         return cls(
             vocab=state["shared.weight"].shape[0],
@@ -221,6 +227,8 @@ def load_text_encoder(state: Mapping[str, Any], *, device: torch.device | str = 
     with torch.device("meta"):
         model = new_text_encoder(TextShape.of(state))
     weights = {name: state[name] for name in state if not _is_extra(name)}
+    packed = [name for name, weight in weights.items() if isinstance(weight, QuantizedTensor)]
+    weights |= {name: weights[name].dequantize(torch.float16) for name in packed}  # of a GGUF file
     check_tensors(weights, to_file_names(model), what="the UMT5 text encoder")
     for name, weight in weights.items():
         _place(model, name, weight.to(device), state)
@@ -253,6 +261,11 @@ def _place(model: UMT5EncoderModel, name: str, weight: Tensor, state: Mapping[st
             raise WanError(
                 f"fp8 weights mean nothing without their scale, and {path}.scale_weight is not in this file: "
                 "choose a file whose name says fp8_e4m3fn_scaled."
+            )
+        if scale.numel() != 1 or not scale.float().isfinite().all():
+            raise WanError(
+                f"a matrix in fp8 has one finite number as its scale, and {path}.scale_weight is not one: choose "
+                "umt5_xxl_fp8_e4m3fn_scaled.safetensors, or a file in 16 bits."
             )
         setattr(model.get_submodule(parent), own, Fp8Linear(weight, scale))
     elif isinstance(layer, nn.Linear) and weight.dtype in (torch.float16, torch.bfloat16):

@@ -75,7 +75,7 @@ class TransformerShape:
     in_channels = LATENT_CHANNELS  # the same in all that are read here, so no field
 
     def __post_init__(self) -> None:
-        if self.dim % HEAD_DIM:
+        if self.dim % HEAD_DIM or self.dim < HEAD_DIM:
             raise WanError(
                 f"a Wan transformer has heads of {HEAD_DIM}, so its dim is a multiple of it, not {self.dim}."
             )
@@ -124,7 +124,7 @@ class TransformerShape:
                 "this is an image-to-video Wan (it has img_emb), which needs a CLIP image encoder; "
                 "choose a Wan2.1 VACE or T2V file, VACE takes pictures as references."
             )
-        channels = state["patch_embedding.weight"].shape[1]
+        channels = _side(state, "patch_embedding.weight", 1)
         if channels != LATENT_CHANNELS:
             raise WanError(
                 f"a Wan2.1 VACE or T2V transformer takes latents of {LATENT_CHANNELS} channels, and this one takes "
@@ -138,13 +138,24 @@ class TransformerShape:
         blocks = [re.match(r"(blocks|vace_blocks)\.(\d+)\.", name) for name in state]
         counts = {(match[1], int(match[2])) for match in blocks if match}
         return cls(
-            dim=state["head.modulation"].shape[-1],
-            ffn_dim=state["blocks.0.ffn.0.weight"].shape[0],
+            dim=_side(state, "head.modulation", -1),
+            ffn_dim=_side(state, "blocks.0.ffn.0.weight", 0),
             layers=sum(kind == "blocks" for kind, _ in counts),
-            text_dim=state["text_embedding.0.weight"].shape[1],
-            freq_dim=state["time_embedding.0.weight"].shape[1],
+            text_dim=_side(state, "text_embedding.0.weight", 1),
+            freq_dim=_side(state, "time_embedding.0.weight", 1),
             vace_blocks=sum(kind == "vace_blocks" for kind, _ in counts),
         )
+
+
+def _side(state: Mapping[str, Tensor | QuantizedTensor], name: str, axis: int) -> int:
+    """One side of a tensor in a file."""
+    shape = tuple(state[name].shape)
+    if not -len(shape) <= axis < len(shape):
+        raise WanError(
+            f"no Wan transformer has a {name} of shape {shape}: the file is damaged or of another model; choose a Wan2.1 VACE "
+            "or T2V file."
+        )
+    return shape[axis]
 
 
 def _shape_in(state: Mapping[str, Tensor | QuantizedTensor], layer: str) -> tuple[int, ...]:
@@ -475,6 +486,7 @@ def _float32(device: torch.device) -> torch.autocast:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # the next to ask may be a training
 def rope_table(grid: tuple[int, int, int], device: torch.device) -> Tensor:
     """Rotary position embedding: for every token the turns of its 64 channel pairs, complex (tokens, 64).
 
@@ -544,7 +556,8 @@ def _place(
     path, _, kind = name.rpartition(".")
     layer = model.get_submodule(path)
     if isinstance(tensor, QuantizedTensor):
-        if isinstance(layer, nn.Linear) and tensor.type not in FLOAT_TYPES:
+        matrix = kind == "weight" and len(tensor.shape) == 2
+        if matrix and isinstance(layer, nn.Linear) and tensor.type not in FLOAT_TYPES:
             packed = QuantizedLinear(tensor.to(device), None)
             packed.bias = layer.bias
             packed.wide_input = isinstance(layer, WideInputLinear)

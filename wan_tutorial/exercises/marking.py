@@ -111,11 +111,19 @@ def _compare(exercise: Exercise, answer: Function, arguments: tuple[Any, ...]) -
         return Verdict("wrong", f"Not yet: {exercise.name}({_say_all(arguments)}) stops with {told}")
     if given is None or given is Ellipsis:
         return Verdict("empty", f"{exercise.name} is still empty. {EMPTY}")
+    try:
+        return _compare_values(exercise.name, arguments, expected, given)
+    except Exception:  # so large a number, a tuple of a class of its own
+        told = f"{exercise.name}({_say_all(arguments)}) gives a {type(given).__name__} that cannot be compared with"
+        return Verdict("wrong", f"Not yet: {told} {_say(expected)}.")
+
+
+def _compare_values(name: str, arguments: tuple[Any, ...], expected: Any, given: Any) -> Verdict | None:
     shape = _wrong_kind(expected, given)
     if shape:
-        return Verdict("wrong", f"Not yet: {exercise.name}({_say_all(arguments)}) should return {shape}.")
+        return Verdict("wrong", f"Not yet: {name}({_say_all(arguments)}) should return {shape}.")
     if not agrees(expected, given):
-        return Verdict("wrong", f"Not yet: {_say_difference(exercise.name, arguments, expected, given)}")
+        return Verdict("wrong", f"Not yet: {_say_difference(name, arguments, expected, given)}")
     return None
 
 
@@ -146,6 +154,8 @@ def agrees(expected: Any, given: Any) -> bool:
     if isinstance(expected, Tensor):
         if not isinstance(given, Tensor) or given.shape != expected.shape:
             return False
+        if given.is_complex() and not expected.is_complex():
+            return False
         size = max(expected.double().abs().max().item(), 1e-3) if expected.numel() else 1.0
         return bool(((given.double() - expected.double()).abs() <= TOLERANCE * size).all())
     if isinstance(expected, bool | str | None):
@@ -163,6 +173,8 @@ def _wrong_kind(expected: Any, given: Any) -> str | None:
         wanted = f"a tensor of shape {tuple(expected.shape)}"
         if not isinstance(given, Tensor):
             return f"{wanted}, not {_say(given)}"
+        if given.is_complex() and not expected.is_complex():
+            return f"{wanted} of real numbers, not of complex ones"
         return None if given.shape == expected.shape else f"{wanted}, not {tuple(given.shape)}"
     if isinstance(expected, tuple):
         things = f"{len(expected)} {'tensors' if isinstance(expected[0], Tensor) else 'numbers'}"

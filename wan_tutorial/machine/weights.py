@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wan_tutorial.errors import WanError
+from wan_tutorial.errors import WanError, check_path
 from wan_tutorial.sizes import VideoSize
 
 ROLES = ("transformer", "text_encoder", "vae")
@@ -239,7 +239,7 @@ def default_folder() -> Path:
 
 def models_folder(folder: str | Path | None = None) -> Path:
     """The folder that holds the models: the one named, or its models/ where ComfyUI itself was named, or ours."""
-    root = Path(folder).expanduser() if folder is not None else default_folder()
+    root = default_folder() if folder is None else check_path(folder, "folder of models", example="models")
     inside = root / "models"
     return inside if any((inside / place).is_dir() for place in _TRANSFORMERS) else root
 

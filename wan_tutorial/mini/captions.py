@@ -128,10 +128,11 @@ VOCABULARY: frozenset[str] = _collect_vocabulary()
 def unknown_words(prompt: str) -> list[tuple[str, tuple[str, ...]]]:
     """Words of a prompt that the scale model never saw, each with the nearest words it knows."""
     found: dict[str, tuple[str, ...]] = {}
-    for word in words_in(prompt):
+    for word in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", prompt.lower()):  # of any script
         if word not in VOCABULARY and word not in found:
             near = difflib.get_close_matches(word, sorted(VOCABULARY), n=3, cutoff=0.5)
-            near = near or difflib.get_close_matches(word, sorted(VOCABULARY), n=1, cutoff=0.0)
+            if word.isascii():
+                near = near or difflib.get_close_matches(word, sorted(VOCABULARY), n=1, cutoff=0.0)
             found[word] = tuple(near)
     return list(found.items())
 

@@ -7,8 +7,10 @@ every solver and without knowing any of them. In: a `velocity_of`. Out: one that
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,16 @@ class KeptRun:
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
         self.folder = check_path(folder, "folder of a kept run", example="outputs/run")
-        about, text = self.folder / ABOUT, json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)
-        if about.exists() and not (
-            about.is_file() and about.read_text(encoding="utf-8", errors="replace") == text
-        ):
-            raise WanError(
-                f"{self.folder} keeps another run, one with other settings (see {ABOUT} in it): name another folder, or "
-                "delete this one."
-            )
+        about, told = self.folder / ABOUT, json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)
+        # A prompt may hold what is no letter, such as half of one from a terminal of another encoding.
+        text = told.encode("utf-8", "backslashreplace").decode("utf-8")
         try:
+            known = about.is_file() and about.read_text(encoding="utf-8", errors="replace") == text
+            if not known and (about.exists() or self._all_answers):
+                raise WanError(
+                    f"{self.folder} keeps another run, one with other settings (see {ABOUT} in it): name another folder, or "
+                    "delete this one."
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             if not about.exists():
                 with replacing(about) as partial:  # half of it would make this another run
@@ -46,16 +49,25 @@ class KeptRun:
 
     @property
     def answers(self) -> list[Path]:
-        """The model's answers so far, in order."""
-        return sorted(self.folder.glob("velocity-*.safetensors"))
+        """The model's answers so far, in order, up to the first that is missing."""
+        return list(itertools.takewhile(Path.exists, map(self.place, itertools.count())))
+
+    @property
+    def _all_answers(self) -> list[Path]:
+        return sorted(self.folder.glob("velocity-[0-9][0-9][0-9][0-9].safetensors"))
+
+    def place(self, number: int) -> Path:
+        """Where an answer is kept."""
+        return self.folder / f"velocity-{number:04}.safetensors"
 
     def clear(self) -> None:
-        """Forget the run; called when its video is made."""
-        halves = self.folder.glob(".*.partial")  # of a process that was killed while it wrote
-        for path in (*self.answers, *halves, self.folder / ABOUT):
-            path.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        """Forget the run, its last answer first; called when its video is made. What can't be deleted stays."""
+        with suppress(OSError):
+            halves = self.folder.glob(".*.partial")  # of a process that was killed while it wrote
+            for path in (*reversed(self._all_answers), *halves, self.folder / ABOUT):
+                path.unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
 
 class RememberedVelocity:
@@ -71,12 +83,22 @@ class RememberedVelocity:
     def __call__(self, latent: Tensor, sigma: float) -> Tensor:
         call, self.asked = self.asked, self.asked + 1
         if call < len(self.kept):
-            velocity: Any = read_tensors(self.kept[call]).tensors["velocity"]
-            if velocity.shape != latent.shape:
-                raise WanError(f"{self.kept[call]} is of another size: delete {self.run.folder}.")
-            return velocity.to(latent.device)
+            return read_answer(self.kept[call], latent)
         velocity = self.velocity_of(latent, sigma)
         self.positive = getattr(self.velocity_of, "positive", None)
         self.negative = getattr(self.velocity_of, "negative", None)
-        write_safetensors(self.run.folder / f"velocity-{call:04}.safetensors", {"velocity": velocity})
+        write_safetensors(self.run.place(call), {"velocity": velocity})
         return velocity
+
+
+def read_answer(path: Path, latent: Tensor) -> Tensor:
+    """A kept answer to be used for this latent; WanError if it cannot be one."""
+    try:
+        velocity: Any = read_tensors(path).tensors.get("velocity")
+    except WanError:
+        velocity = None
+    if not (isinstance(velocity, Tensor) and velocity.is_floating_point() and velocity.isfinite().all()):
+        raise WanError(f"{path} is damaged: delete it, and the run goes on from there.")
+    if velocity.shape != latent.shape:
+        raise WanError(f"{path} is of another size: delete {path.parent}.")
+    return velocity.to(latent.device)

@@ -142,7 +142,7 @@ def make_sigmas(sampler: str, scheduler: str, steps: int, shift: float, denoise:
     Below denoise 1 a longer schedule is made, int(steps / denoise) long, and only its last `steps` moves
     are made. The grids of diffusers and Wan keep all their levels. Returns (steps + 1,).
     """
-    whole = steps if denoise > 0.9999 else int(steps / denoise)
+    whole = steps if denoise > 0.9999 or steps > TIMESTEPS else int(min(steps / denoise, 1e9))
     drop = sampler in DROP_LAST_BUT_ONE and scheduler not in WHOLE_TIMESTEPS
     most = TIMESTEPS - drop
     if whole > most:

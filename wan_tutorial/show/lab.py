@@ -172,8 +172,13 @@ class Lab:
     def show(self) -> None:
         """Put the panel on the page; where there is no kernel, a picture of it stays."""
         plan = unescape(re.sub("<[^>]+>", " ", self.parts["plan"].value)).strip()
-        static = style.to_jpeg(runs.draw_panel(self.record, self.settings, plan), quality=84)
-        screen = f"Run {self.record.number} is on its screen" if self.record else "Its screen is empty"
+        record = self.record
+        try:
+            page = runs.draw_panel(record, self.settings, plan)
+        except WanError:  # its frames are gone or damaged, as the status says: the panel opens all the same
+            record, page = None, runs.draw_panel(None, self.settings, plan)
+        static = style.to_jpeg(page, quality=84)
+        screen = f"Run {record.number} is on its screen" if record else "Its screen is empty"
         alt = f"The prompt lab, with the prompt: {self.settings.prompt}. {plan} {screen}."
         show_widget(self.widget, static, alt=alt)
 
@@ -383,7 +388,7 @@ class Lab:
         with self._filling():
             self.parts["model"].value = settings.model
             self._offer_sizes(settings.video_size)
-            self._offer("start", self._starts(), settings.start)
+            self._offer("start", self._starts(settings.start), settings.start)
             pictures = [
                 ("none", ""),
                 *((path.stem.replace("_", " "), str(path)) for path in self.bench.pictures()),
@@ -424,13 +429,14 @@ class Lab:
             self.parts[name].options = sorted({*offered, value})
             self.parts[name].value = value
 
-    def _starts(self) -> list[tuple[str, str]]:
-        """Videos to start from: earlier runs of the size that is set."""
-        fitting = [one for one in reversed(self.records) if one.settings.video_size == self._size()]
-        return [
-            ("pure noise", ""),
-            *((f"run {one.number}", str(one.folder / "frames.png")) for one in fitting),
+    def _starts(self, chosen: str | None) -> list[tuple[str, str]]:
+        """Videos to start from: earlier runs of the size that is set, and the files that the lab and a run were given."""
+        size, every = self._size(), {str(one.folder / "frames.png"): one for one in reversed(self.records)}
+        fitting = [
+            (f"run {one.number}", path) for path, one in every.items() if one.settings.video_size == size
         ]
+        given = [path for path in dict.fromkeys((self.first.start, chosen)) if path and path not in every]
+        return [("pure noise", ""), *fitting, *(("/".join(Path(path).parts[-2:]), path) for path in given)]
 
     def _new_model(self) -> None:
         """Another model: its own size and sampling settings."""
@@ -442,9 +448,9 @@ class Lab:
         """A control was moved: what follows from it."""
         if self.filling:
             return
-        starts = self._starts()
+        chosen = self.parts["start"].value
+        starts = self._starts(chosen)
         if [path for _, path in starts] != [path for _, path in self.parts["start"].options]:
-            chosen = self.parts["start"].value
             with self._filling():
                 self._offer("start", starts, chosen if chosen in [path for _, path in starts] else None)
             return
@@ -560,6 +566,7 @@ class Lab:
         try:
             self._finish(work())
         except Stopped:
+            self.error = WanError("The run was cancelled.")  # or `run` would return the run before it
             self._finish("Cancelled", whole=False)
         except WanError as error:
             self.error = error
@@ -639,12 +646,13 @@ class Lab:
         with self._filling():
             self.parts["picks"].options = [(str(one)[:110], one.id) for one in reversed(self.records)]
             self.parts["picks"].value = (record.id,) if record else ()
-            self._offer("start", self._starts(), self.parts["start"].value)
+            chosen = self.parts["start"].value
+            self._offer("start", self._starts(chosen), chosen)
         if record is not None and self.record is not None and record.id != self.record.id:
             self.other = self.record
         self.record = record
-        self._look()
-        self._details()
+        self._safely(self._look)  # a run whose files are damaged does not take the others with it
+        self._safely(self._details)
 
     def _look(self) -> None:
         """Put the chosen view of the run, or of two, on the screen."""
@@ -822,7 +830,6 @@ class Lab:
         self.within = f"Video 1 of {len(cells)}. "
         try:
             for record in self.bench.grid(settings, axes, executor=self.executor, see=self._see):
-                self.desk.check()
                 made[record.key] = (record, runs.playing(record, 144))
                 self.parts["grid"].value = runs.grid_table(
                     axes, [made[key][1] if key in made else None for key in keys]
@@ -830,10 +837,13 @@ class Lab:
                 self.now = f"{len(made)} of {len(cells)} videos"
                 self._say(self.status_words)
                 self.within = f"Video {len(made) + 1} of {len(cells)}. " if len(made) < len(cells) else ""
+                self.desk.check()
         finally:
             self.within = ""
-        self.grid_records = [made[key][0] for key in keys]
-        self._refresh(self.grid_records[-1])
+            there = [made[key][0] for key in keys if key in made]
+            if there:  # of a grid that was cancelled or failed, too
+                self._refresh(there[-1])
+        self.grid_records = there
         return f"{len(cells)} videos"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import struct
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def thumbnail(path: str | Path, side: int = 96) -> bytes:
         with Image.open(path) as picture:
             small = ImageOps.exif_transpose(picture).convert("RGBA")
             small.thumbnail((side, side))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise WanError(f"{path} could not be read as a picture: choose another one.") from error
     white = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
     return to_webp(np.asarray(white.convert("RGB"))[None])
@@ -223,7 +224,12 @@ def write_page(
 
 
 def _article(record: Any, told: str) -> str:
-    film = base64.b64encode((record.folder / "video.mp4").read_bytes()).decode()
+    try:
+        film = base64.b64encode((record.folder / "video.mp4").read_bytes()).decode()
+    except OSError as error:
+        raise WanError(
+            f"The video of run {record.number} could not be read ({error.strerror}): leave that run out of the page."
+        ) from error
     frames = record.frames()
     moments = frames[strip_frames(len(frames), 6)]
     strip = style.to_jpeg(np.concatenate(list(scaled(moments, 160)), axis=1), quality=82)
@@ -256,7 +262,7 @@ def draw_panel(record: Any, settings: Any, plan: str = "") -> np.ndarray:
             draw.text((x, top), label, style.GREY, _font(10))
             _box(draw, (x, top + 14, x + wide, top + 14 + high), fill=None if label else style.FAINT)
             lines = (
-                textwrap.wrap(value, 52, max_lines=4, placeholder="...")
+                textwrap.wrap(" ".join(value.split()), 52, max_lines=4, placeholder="...")
                 if high > 24
                 else [_cut(value, _font(12), wide - 12)]
             )
@@ -335,6 +341,7 @@ def _box(
 
 
 def _cut(words: str, font: Any, room: int) -> str:
+    words = " ".join(words.split())  # Pillow cannot measure a line break
     if font.getlength(words) <= room:
         return words
     while words and font.getlength(words + "...") > room:

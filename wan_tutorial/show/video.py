@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Frames: TypeAlias = "Tensor | np.ndarray"
 
 PAPER, INK, FAINT = (255, 255, 255), (38, 38, 38), (176, 176, 176)
+MOST_TIMES = 32  # larger than its frames a video is shown
 SLOWEST, FASTEST = 0.01, 1000.0  # frames a second: what ComfyUI's Save nodes take
 LOUDEST = 16.0  # a quick look through a latent may leave [-1, 1] by a little; beyond this it is another unit
 
@@ -78,8 +79,8 @@ def enlarge(frames: np.ndarray, times: int) -> np.ndarray:
 
 def check_times(times: int) -> int:
     """The number of times to enlarge by, if it is one."""
-    if not _is_count(times):
-        raise WanError(f"A video is enlarged 1 time or more, not {times!r}: try 4.")
+    if not _is_count(times) or times > MOST_TIMES:
+        raise WanError(f"A video is enlarged 1 to {MOST_TIMES} times, not {times!r}: try 4.")
     return times
 
 

@@ -339,14 +339,14 @@ def to_api(workflow: Workflow) -> dict[str, Any]:
 
 def write_workflow(workflow: Workflow, path: str | Path, *, api: bool = False) -> Path:
     """Write a file that ComfyUI opens: the UI format, or the API format that programs send to its server."""
-    path = Path(path).expanduser()
+    from wan_tutorial.show.video import check_writable  # here, so that --help needs no numpy
+
+    path = check_path(path, "workflow", example="workflow.json")
     if path.suffix != ".json":
-        raise WanError(
-            f"A workflow is a .json file, not {path.name!r}: try {path.with_suffix('.json').name}."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
+        raise WanError(f"A workflow is a .json file, not {path.name!r}: try {path.stem or 'workflow'}.json.")
+    path = check_writable(path)
     text = json.dumps(to_api(workflow) if api else to_ui(workflow), indent=2, ensure_ascii=False) + "\n"
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.stem}.part")  # shorter than the name that check_writable tried
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return path

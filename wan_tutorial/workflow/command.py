@@ -64,9 +64,9 @@ def run_draw(options: argparse.Namespace) -> int:
     from wan_tutorial.workflow.draw import draw_workflow
 
     workflow = read_workflow(options.file)
+    output = _check_drawing(options.output or Path(Path(options.file).with_suffix(".png").name))
     runs = list(workflow.run(model=options.model, folder=options.models)) if options.with_run else []
-    output = options.output or Path(options.file).with_suffix(".png").name
-    print(f"wrote     {_write(draw_workflow(workflow, runs, measures=False), Path(output))}")
+    print(f"wrote     {_write(draw_workflow(workflow, runs, measures=False), output)}")
     return 0
 
 
@@ -75,25 +75,33 @@ def run_run(options: argparse.Namespace) -> int:
     from wan_tutorial.workflow import read_workflow
 
     workflow, runs = read_workflow(options.file), []
+    picture = _check_drawing(options.picture) if options.picture else None
     for done in workflow.run(
         model=options.model, folder=options.models, save_to=options.output, progress=True
     ):
         print(done)
         runs.append(done)
-    if options.picture:
+    if picture:
         from wan_tutorial.workflow.draw import draw_workflow
 
-        print(f"wrote     {_write(draw_workflow(workflow, runs), options.picture)}")
+        print(f"wrote     {_write(draw_workflow(workflow, runs), picture)}")
     return 0
+
+
+def _check_drawing(path: Path) -> Path:
+    """Where a drawing goes, looked at before a run, which may take hours."""
+    from wan_tutorial.show.video import check_writable
+
+    if path.suffix not in (".png", ".svg"):
+        raise WanError(
+            f"A drawing is a .png or a .svg file, not {path.name!r}: try {path.stem or 'drawing'}.png."
+        )
+    return check_writable(path)
 
 
 def _write(figure: Any, path: Path) -> Path:
     from wan_tutorial.show.style import to_png
-    from wan_tutorial.show.video import check_writable
     from wan_tutorial.workflow.draw import to_svg
 
-    if path.suffix not in (".png", ".svg"):
-        raise WanError(f"A drawing is a .png or a .svg file, not {path.name!r}: try {path.stem}.png.")
-    path = check_writable(path)
     path.write_bytes(to_png(figure, dots=160) if path.suffix == ".png" else to_svg(figure).encode())
     return path

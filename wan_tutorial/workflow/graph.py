@@ -71,27 +71,6 @@ class Node:
     def known(self) -> NodeType | None:
         return node_types().get(self.type)
 
-    @property
-    def loras(self) -> list[tuple[str, float]]:
-        """The LoRAs that this node puts on a model, with their strengths; those switched off or at 0 left out."""
-        return [(name, strength) for name, strength, _ in self._lora_rows() if strength]
-
-    @property
-    def clip_loras(self) -> list[tuple[str, float]]:
-        """The same for the text encoder, with their clip strengths."""
-        return [(name, strength) for name, _, strength in self._lora_rows() if strength]
-
-    def _lora_rows(self) -> list[tuple[str, float, float]]:
-        """Name, strength on the model and on the text encoder, which rgthree's node keeps equal where it shows one."""
-        if self.type == POWER_LORA:
-            on = [value for value in self.values.values() if is_lora_row(value) and value.get("on")]
-            two = [row["strength"] if row.get("strengthTwo") is None else row["strengthTwo"] for row in on]
-            rows = [(row["lora"], row["strength"], clip) for row, clip in zip(on, two, strict=True)]
-        else:
-            clip = self.values.get("strength_clip", 1.0) if self.type == "LoraLoader" else 0.0
-            rows = [(self.values.get("lora_name", ""), self.values.get("strength_model", 1.0), clip)]
-        return [row for row in rows if row[0] not in (None, "None")]
-
     def __str__(self) -> str:
         shown = self.title if len(self.title) <= SHOWN_TITLE else f"{self.title[:SHOWN_TITLE]}..."
         return f"{shown!r} (node {self.id})"
@@ -148,6 +127,25 @@ class Workflow:
             return self.nodes[link.source].values.get("value")
         widget = node.known.widget(name) if node.known else None
         return node.values.get(name, widget.default if widget else None)
+
+    def loras(self, node: Node) -> list[tuple[str, float]]:
+        """The LoRAs that a node puts on a model, with their strengths; those switched off or at 0 left out."""
+        return [(name, strength) for name, strength, _ in self._lora_rows(node) if strength]
+
+    def clip_loras(self, node: Node) -> list[tuple[str, float]]:
+        """The same for the text encoder, with their clip strengths."""
+        return [(name, strength) for name, _, strength in self._lora_rows(node) if strength]
+
+    def _lora_rows(self, node: Node) -> list[tuple[str, float, float]]:
+        """Name, strength on the model and on the text encoder, which rgthree's node keeps equal where it shows one."""
+        if node.type == POWER_LORA:
+            on = [value for value in node.values.values() if is_lora_row(value) and value.get("on")]
+            two = [row["strength"] if row.get("strengthTwo") is None else row["strengthTwo"] for row in on]
+            rows = [(row["lora"], row["strength"], clip) for row, clip in zip(on, two, strict=True)]
+        else:
+            clip = self.value(node, "strength_clip") if node.type == "LoraLoader" else 0.0
+            rows = [(self.value(node, "lora_name"), self.value(node, "strength_model"), clip)]
+        return [row for row in rows if row[0] not in (None, "None")]
 
     def kind(self, link: Link) -> str:
         """The type of what a link carries, as its output says; "*", any, where a file does not tell."""
@@ -227,14 +225,26 @@ class Workflow:
                 words = wrong_value(widget, self.value(node, widget.name))
                 if words:
                     yield Finding(True, node.id, f"The setting {widget.name!r} of {node} {words}.")
-        for name, strength in dict.fromkeys(node.loras + node.clip_loras) if node.type == POWER_LORA else ():
-            for words in filter(
-                None, (wrong_name(name), wrong_value(Widget("", "FLOAT", 0, -100, 100), strength))
-            ):
+                continue
+            kind = {"COMBO": "STRING", "FILE": "STRING"}.get(widget.kind, widget.kind)
+            given = self._known_kind(link)
+            if given not in (kind, "*") and (given, kind) != ("INT", "FLOAT"):
+                yield Finding(True, node.id, f"The setting {widget.name!r} of {node} takes {kind}, not the {given} of "
+                                             f"{self.nodes[link.source]}.")  # fmt: skip
+        yield from self._row_problems(node)
+
+    def _row_problems(self, node: Node) -> Iterator[Finding]:
+        for name, *strengths in self._lora_rows(node) if node.type == POWER_LORA else ():
+            used = [strength for strength in strengths if strength]
+            wrong = [wrong_name(name)] if used else []
+            wrong += [wrong_value(Widget("", "FLOAT", 0, -100, 100), strength) for strength in used]
+            for words in dict.fromkeys(filter(None, wrong)):  # both strengths may be wrong alike
                 yield Finding(True, node.id, f"The LoRA row {str(name)[:80]!r} of {node} {words}.")
 
     def _known_kind(self, link: Link) -> str:
         giver = self.nodes[link.source]
+        if giver.type == PRIMITIVE:
+            return "setting"  # whatever type it names: it holds a number or text
         outputs = list(giver.known.gives.values()) if giver.known else [kind for _, kind in giver.gives]
         return outputs[link.slot] if link.slot < len(outputs) else "nothing"
 
@@ -252,7 +262,7 @@ class Workflow:
             yield Finding(False, node.id, f"The node {node} does not run: no output needs it.")
 
     def _notes(self, node: Node) -> Iterator[Finding]:
-        if node.type == "LoraLoader" or (node.type == POWER_LORA and node.loras):
+        if node.type == "LoraLoader" or (node.type == POWER_LORA and self.loras(node)):
             yield Finding(False, node.id, f"{node}: the clip strength does nothing, as Wan's LoRAs hold no weights for "
                                           "the text encoder.")  # fmt: skip
         text = self.value(node, "text") if node.type == "CLIPTextEncode" else ""
@@ -361,7 +371,7 @@ def wrong_name(name: Any) -> str:
         return "must name a file"
     path = PureWindowsPath(name)  # reads / and \ alike, and knows drives
     outside = path.drive or path.root or ".." in path.parts or name.startswith("~")
-    if outside or len(name) > 255 or not name.isprintable():
+    if outside or not name.isprintable() or len(name.encode()) > 255:  # a disk counts bytes
         return f"must be the name of a file inside its folder, not {name[:80]!r}"
     return ""
 

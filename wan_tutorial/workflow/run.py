@@ -25,7 +25,7 @@ from wan_tutorial.machine.weights import bundled_folder, find_model, models_fold
 from wan_tutorial.pipeline import Pipeline, TextEmbeddings, load, progress_bar
 from wan_tutorial.reference import VaceContext, check_strength, read_given, read_picture
 from wan_tutorial.sampling.denoise import SamplingSettings
-from wan_tutorial.show.video import to_frames, write_video
+from wan_tutorial.show.video import check_writable, to_frames, write_video
 from wan_tutorial.sizes import VideoSize
 from wan_tutorial.workflow.graph import Node, Workflow, find_inside, picture_file
 
@@ -35,6 +35,7 @@ _ROLES = {
     "CLIPLoader": ("text_encoder", "clip_name", ("text_encoders", "clip")),
     "VAELoader": ("vae", "vae_name", ("vae",)),
 }
+_SAVERS = ("SaveVideo", "SaveAnimatedWEBP", "SaveWEBM")
 MOST_TOKENS = 500_000  # 1280x720, 81 frames are 75,600: beyond this it is a slip, or malice
 _WAN_NAMES = {"transformer": "wan", "text_encoder": "umt5", "vae": "wan"}  # what such a file's name says
 
@@ -191,6 +192,9 @@ class _Runner:
         self.plan = workflow.plan()
         own: dict[str, Any] = dict(self._model_files(pipe))
         self.settings = {node.id: self._settings(node) for node in self.plan if node.type == "KSampler"}
+        for node in self.plan:
+            if self.save_to and node.type in _SAVERS:
+                check_writable(self._free_path(node, self.save_to))  # now, not after hours of sampling
         self.pipe = pipe or load(model, folder=self.folder, **own)
 
     def run(self) -> Iterator[NodeRun]:
@@ -287,10 +291,11 @@ class _Runner:
 
     def _add_loras(self, node: Node) -> tuple[Any, ...]:
         model, clip = self._take(node, "model"), self._take(node, "clip")
-        names = dict.fromkeys(name for name, _ in node.loras + node.clip_loras)  # each once
+        loras, clip_loras = self.workflow.loras(node), self.workflow.clip_loras(node)
+        names = dict.fromkeys(name for name, _ in loras + clip_loras)  # each once
         files = {name: self._lora_file(node, name) for name in names}
-        on_model = [(files[name], float(strength)) for name, strength in node.loras]
-        on_clip = [(files[name], float(strength)) for name, strength in node.clip_loras if clip is not None]
+        on_model = [(files[name], float(strength)) for name, strength in loras]
+        on_clip = [(files[name], float(strength)) for name, strength in clip_loras if clip is not None]
         for path, fit in zip(
             files.values(), self.pipe.fit_loras([(path, 1.0) for path in files.values()]), strict=True
         ):
@@ -414,15 +419,21 @@ class _Runner:
         if self.save_to is None:
             self.words.append("Not written: no folder was given with save_to.")
             return ()
-        prefix = re.sub(r'[%:*?"<>|]', "_", str(self._take(node, "filename_prefix"))).replace("\\", "/")
-        numbered = (self.save_to / f"{prefix}_{number:05}_.mp4" for number in range(1, 100000))
-        path = next(path for path in numbered if not path.exists())
-        if not path.resolve().is_relative_to(self.save_to.resolve()):
-            raise WanError(f"{node} would write outside of {self.save_to}: change its filename_prefix.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(frames, path, fps=fps)
+        path = write_video(frames, self._free_path(node, self.save_to), fps=fps)
         self.words.append(f"Wrote {path}.")
         return ()
+
+    def _free_path(self, node: Node, folder: Path) -> Path:
+        """Where a Save node writes: its prefix with the first number that is free, inside the folder."""
+        written = str(self.workflow.value(node, "filename_prefix"))
+        prefix = re.sub(r'[%:*?"<>|]', "_", written).replace("\\", "/")
+        # exists() would stumble over a name that is too long
+        check_path(folder / f"{prefix}_00001_.mp4", "output", example="outputs/video.mp4")
+        numbered = (folder / f"{prefix}_{number:05}_.mp4" for number in range(1, 100000))
+        path = next(path for path in numbered if not path.exists())
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise WanError(f"{node} would write outside of {folder}: change its filename_prefix.")
+        return path
 
     def _preview(self, node: Node) -> tuple[Any, ...]:
         return ()
@@ -440,7 +451,7 @@ _VERBS = {
     "TrimVideoLatent": "trim",
     "VAEDecode": "decode",
     "CreateVideo": "create_video",
-    **dict.fromkeys(("SaveVideo", "SaveAnimatedWEBP", "SaveWEBM"), "save"),
+    **dict.fromkeys(_SAVERS, "save"),
     "PreviewImage": "preview",
 }
 
