@@ -526,12 +526,13 @@ show_figure(
 #
 # How often is it seen? A *probe* is a small network or linear map, trained on renders to read one thing from a picture. In the
 # shipped evaluation one probe looks for the look, and others, which learned from renders under the filter, for what was asked
-# for. The *control* is a LoRA trained in the same way on ordinary renders.
+# for. *One of three minutes* was trained as you will train yours below, the *control* as the look's was, but on ordinary renders.
 
 # %%
 readings = read_evaluation(pipe).get("lora", {}).get("look", {})
 for group, key, said in (
     ("look", "look_seen", "look seen, with the look"),
+    ("learner", "look_seen", "look seen, with one of three minutes"),
     ("control", "look_seen", "look seen, with the control"),
     ("renders_in_the_look", "obeyed", "asked for and seen, in renders under the filter"),
     ("look", "obeyed", "asked for and seen, with the look"),
@@ -541,9 +542,9 @@ for group, key, said in (
     print(f"{said:48}", say_share(readings[group][key]) if readings else "not measured on these files")
 
 # %% [markdown]
-# The look comes every time. Whether it costs words, these numbers do not say: the probes miss some even in renders, where
-# every word is there, and more of them without the filter, which they have not met. From renders to painted videos they lose
-# no more under the look than without it.
+# The look comes every time, and costs a few words. The probes miss some even in renders, where every word is there, and more
+# of them without the filter, which they have not met. So hold each kind of video against renders of its own kind: under the
+# look five points are lost on the way (90 to 85 %), without it one (85 to 84).
 #
 # Does the order of two LoRAs matter?
 

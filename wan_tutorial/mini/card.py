@@ -132,7 +132,7 @@ def describe_lora(figures: Row) -> Iterator[str]:
     """What evaluate_lora found."""
     if "few_steps" in figures:
         few = figures["few_steps"]
-        count = few["own_steps_guided"]["seconds"]["n"]
+        count = few["own_steps_guided"]["identity"]["n"]
         yield (
             f"\n**The LoRA for 4 steps** ({count} captions): {100 * few['adherence_kept']:.0f} % of the adherence of all "
             f"steps, in {few['time_ratio']:.3f} of their time.\n"
