@@ -382,6 +382,7 @@ def test_any_executor_makes_the_same_grid(bench, local):
     assert len(bench.history()) == 12
 
 
+@pytest.mark.full  # two more processes with torch in them; any executor is tested above
 def test_two_workers_of_a_cluster_make_the_same_grid(bench, local):
     distributed = pytest.importorskip(
         "distributed", reason="Dask is not here: pip install 'wan-tutorial[cluster]'"
